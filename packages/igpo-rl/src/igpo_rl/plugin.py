@@ -1,0 +1,35 @@
+"""The built-in pieces of the IGPO step, through the same door as everybody's."""
+
+from __future__ import annotations
+
+from igpo_rl.hookspecs import hookimpl
+
+
+@hookimpl
+def igpo_chunkers() -> dict[str, str]:
+    return {"random-length": "igpo_rl.chunkers:RandomLength"}
+
+
+@hookimpl
+def igpo_injections() -> dict[str, str]:
+    return {
+        "uniform-chunks": "igpo_rl.injections:UniformChunks",
+        "full": "igpo_rl.injections:Full",
+        "resample": "igpo_rl.injections:Resample",
+        "none": "igpo_rl.injections:NoInjection",
+    }
+
+
+@hookimpl
+def igpo_filters() -> dict[str, str]:
+    return {"top-entropy": "igpo_rl.filters:TopEntropy", "keep-all": "igpo_rl.filters:KeepAll"}
+
+
+@hookimpl
+def igpo_estimators() -> dict[str, str]:
+    return {"mean-field": "igpo_rl.views:MeanField", "random-mask": "igpo_rl.views:RandomMask"}
+
+
+@hookimpl
+def igpo_losses() -> dict[str, str]:
+    return {"grpo": "igpo_rl.losses:GRPO", "gspo": "igpo_rl.losses:GSPO"}

@@ -1,0 +1,141 @@
+"""The records that cross borders: plain tensors with names.
+
+Letters as everywhere: G group size, B rows, P prompt width (left-padded), L completion width, T = P + L, H trace
+tokens, U noised inputs, S scorings, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """What igpo-rl needs of a model; `igpo_sampling.denoiser.Denoiser` and any callable of this shape fit."""
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        attention: Tensor,
+        where: Tensor,
+        read: Callable[[Callable[[Tensor], Tensor], Tensor], Any] | None = None,
+    ) -> Any:
+        """tokens (U, T) long, attention (U, T) bool, where (N,) long flat row-major indices -> logits (N, V) of the token at each.
+
+        With `read`, returns `read(head, hidden)` run inside this one forward: hidden (N, d), head: (n, d) -> (n, V).
+        """
+        ...
+
+
+@frozen(eq=False, kw_only=True)
+class Problem:
+    """One tokenised task. Its `key` seeds everything that is drawn for it."""
+
+    key: str
+    prompt: Tensor
+    """(P,) long, without padding."""
+    trace: Tensor | None = None
+    """(H,) long reference solution, or None."""
+    hintable: Tensor | None = None
+    """(H,) bool: True where a trace token may become a hint; False on every token that touches an answer span."""
+    breaks: Tensor | None = None
+    """(H,) bool: True on the last token of a sentence, line or equation."""
+    answer_value: Tensor | None = None
+    """(H,) bool: True where the answer's value occurs, inside or outside a span (for `hint/answer_value_seen`)."""
+
+
+@frozen(eq=False, kw_only=True)
+class Rollouts:
+    """Rows of verified completions; a group's G rows are adjacent and in sample order."""
+
+    prompt: Tensor
+    """(B, P) long, left-padded."""
+    prompt_valid: Tensor
+    """(B, P) bool: True on prompt tokens, False on left padding."""
+    completion: Tensor
+    """(B, L) long."""
+    given: Tensor
+    """(B, L) bool: True on hint tokens."""
+    valid: Tensor
+    """(B, L) bool: True up to and including the first EOS: the positions that are scored."""
+    order: Tensor
+    """(B, L) long: the step at which a token was committed, -1 where given."""
+    confidence: Tensor
+    """(B, L) float."""
+    reward: Tensor
+    """(B,) float."""
+    correct: Tensor
+    """(B,) bool: the verifier's word; it alone decides whether a group is stuck."""
+    verifiable: Tensor
+    """(B,) bool: False where no verdict could be had; a group with such a row never triggers hints."""
+    group: Tensor
+    """(B,) long: index of the row's problem in this phase."""
+    forwards: Tensor
+    """(B,) long: model forwards spent on the row."""
+    attention: Tensor | None = None
+    """(B, L) bool: completion positions that are attended; None means all (EOS fill attended, the default)."""
+    keys: tuple[str, ...] = ()
+    """The problem's key, a row each."""
+    texts: tuple[str, ...] = ()
+    """The decoded completions up to the first EOS, a row each, where the player keeps them."""
+    notes: tuple[str, ...] = ()
+    """The verdicts' notes, a row each."""
+    advantage: Tensor | None = None
+    """(B,) float, set by `IGPO.collect`."""
+    hinted: Tensor | None = None
+    """(B,) bool, set by `IGPO.collect`: rows that came from the inpainting play and replaced an original."""
+    metrics: Mapping[str, float] = field(factory=dict)
+    """What `IGPO.collect` measured."""
+
+    def __len__(self) -> int:
+        return int(self.completion.shape[0])
+
+
+@frozen(eq=False, kw_only=True)
+class View:
+    """Noised copies of a batch and what to score in them (a mask plan). U < S where rows share an input."""
+
+    noised: Tensor
+    """(U, T) long: prompt and completion with some tokens replaced by the mask token."""
+    attention: Tensor
+    """(U, T) bool."""
+    source: Tensor
+    """(S,) long: which noised input a scoring reads."""
+    row: Tensor
+    """(S,) long: which row of the batch it scores; sorted."""
+    scored: Tensor
+    """(S, L) bool: the completion positions that are scored."""
+    weight: Tensor
+    """(S, L) float: what each scored log-prob counts in its row."""
+    reduce: Callable[[Tensor], Tensor] | None = None
+    """(S, L) -> (B, L); default: the weighted sum by row."""
+
+
+@frozen(eq=False)
+class Loss:
+    """A differentiable value and what was measured beside it."""
+
+    value: Tensor
+    metrics: Mapping[str, float] = field(factory=dict)
+    last: bool = True
+    """True on the last micro-batch of an inner update: step the optimiser after it."""
+
+
+@frozen(kw_only=True)
+class Totals:
+    """Counts over all ranks and micro-batches of one inner update, so that the parts' values add up to the batch's."""
+
+    rows: int
+    """Rows of all groups, those without signal included."""
+    tokens: int
+    """Completion tokens that keep their gradient."""
+
+
+Play: TypeAlias = Callable[[Sequence[Problem], "Tensor | None", "Tensor"], Rollouts]
+"""(problems, one a row; overlay (B, L) long with -1 = leave blank, or None; seeds (B,) long) -> generated and verified rows.
+It is called equally often on every rank, possibly with no rows."""

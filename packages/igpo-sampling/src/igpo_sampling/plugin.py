@@ -1,0 +1,21 @@
+"""The built-in models and samplers, through the same door as everybody's."""
+
+from __future__ import annotations
+
+from igpo_sampling.hookspecs import hookimpl
+
+
+@hookimpl
+def igpo_models() -> dict[str, str]:
+    return {
+        "llada": "igpo_sampling.models.llada:LLaDA",
+        "tiny": "igpo_sampling.models.tiny:Tiny",
+    }
+
+
+@hookimpl
+def igpo_samplers() -> dict[str, str]:
+    return {
+        "llada": "igpo_sampling.samplers:LLaDASampler",
+        "random": "igpo_sampling.samplers:RandomSampler",
+    }
