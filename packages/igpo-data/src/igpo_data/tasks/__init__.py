@@ -1,0 +1,1 @@
+"""The built-in task sources, one module each; nothing is imported until it is used."""
