@@ -41,7 +41,7 @@ class Lists:
 
     Prompt `rev zip rotl : a b c d e ?`, trace `rev e d c b a zip e b d a c rotl b d a c e #### b d a c e`. Splits: `sft`
     (a step is rarely a rare operation), `train` and `test` (exactly one rare operation, uniform over operation and
-    place) and `common` (none). Which of sft, train, or test and common a prompt may appear in is decided by its hash, so
+    place, and no earlier list equals the answer) and `common` (none). Which of sft, train, or test and common a prompt may appear in is decided by its hash, so
     these three parts are disjoint at any size and seed.
     """
 
@@ -91,10 +91,15 @@ class Lists:
                 else rng.choice(tuple(COMMON))
                 for _ in range(STEPS)
             )
-        operations = rng.choices(tuple(COMMON), k=STEPS)
-        if split != "common":
-            operations[rng.randrange(STEPS)] = rng.choice(tuple(RARE))
-        return tuple(operations)
+        if split == "common":
+            return tuple(rng.choices(tuple(COMMON), k=STEPS))
+        place, rare = rng.randrange(STEPS), rng.choice(tuple(RARE))
+        while True:
+            operations = rng.choices(tuple(COMMON), k=STEPS)
+            operations[place] = rare
+            *earlier, answer = solve(tuple(operations), LETTERS[:5])
+            if answer not in earlier:  # a step undone by a later one (zip rotl rotr) would put the answer into a hint
+                return tuple(operations)
 
 
 def _part(prompt: str) -> str:
