@@ -1,0 +1,137 @@
+"""What a benchmark case needs: medians of interleaved runs, peak memory, and a table of both sides.
+
+A case is a module of this package with `NAME: str` and `run(quick: bool) -> list[Row]`; its docstring says what is
+compared. It runs in a process of its own, so that one case's memory is not another's.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+HERE = Path(__file__).parent
+REPORT = HERE.parent / "docs" / "performance.md"
+COLUMNS = ("case", "ours, s", "baseline, s", "faster", "ours, MB", "baseline, MB", "note")
+
+
+class Row(TypedDict):
+    """One comparison: seconds and megabytes of both sides, None where not measured."""
+
+    case: str
+    ours_s: float | None
+    baseline_s: float | None
+    ratio: float | None
+    ours_mb: float | None
+    baseline_mb: float | None
+    note: str
+
+
+def seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall time over `repeats` runs, after one that warms up."""
+    function()
+    return statistics.median(_once(function) for _ in range(repeats))
+
+
+def peak_mb(function: Callable[[], object]) -> float | None:
+    """Peak resident memory that one run adds to what the process holds, in MB; None where the kernel does not tell.
+
+    Linux keeps the high-water mark and resets it on request, so short peaks inside one operation are seen too.
+    """
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+        function()
+        return max(0.0, _resident("VmHWM") - before)
+    except OSError:
+        return None
+
+
+def compare(
+    case: str,
+    ours: Callable[[], object],
+    baseline: Callable[[], object],
+    *,
+    repeats: int = 5,
+    memory: bool = True,
+    note: str = "",
+) -> Row:
+    """Time both sides in turns, so that a change of the machine's speed meets both; then measure each one's memory."""
+    ours()
+    baseline()
+    pairs = [(_once(ours), _once(baseline)) for _ in range(repeats)]
+    ours_s, baseline_s = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return Row(
+        case=case,
+        ours_s=ours_s,
+        baseline_s=baseline_s,
+        ratio=baseline_s / ours_s,
+        ours_mb=peak_mb(ours) if memory else None,
+        baseline_mb=peak_mb(baseline) if memory else None,
+        note=note,
+    )
+
+
+def cases() -> list[str]:
+    """Names of the case modules, in alphabetical order."""
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in {"__init__", "__main__", "harness"})
+
+
+def run_apart(case: str, quick: bool) -> dict[str, Any]:
+    """Run one case in a fresh process: {"name", "about", "rows", "machine"}."""
+    command = [sys.executable, "-m", "benchmarks", "--apart", case, *(["--quick"] if quick else [])]
+    ended = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return result
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A Markdown table that also reads well as plain text."""
+    lines: list[Sequence[str]] = [COLUMNS]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}x"
+        figures = [_figure(row[key]) for key in ("ours_s", "baseline_s", "ours_mb", "baseline_mb")]
+        lines.append((row["case"], *figures[:2], ratio, *figures[2:], row["note"]))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def section(result: dict[str, Any]) -> str:
+    """A case's part of the report."""
+    return f"## {result['name']}\n\n{result['about']}\n\n{table(result['rows'])}\n\n{result['machine']}"
+
+
+def write(case: str, text: str, report: Path = REPORT) -> None:
+    """Replace the case's part of the report, or append it; everything outside the markers stays as it is."""
+    before, after = f"<!-- begin {case} -->", f"<!-- end {case} -->"
+    part = f"{before}\n{text}\n{after}"
+    old = report.read_text(encoding="utf-8") if report.exists() else "# Performance\n"
+    new, found = re.subn(re.escape(before) + ".*?" + re.escape(after), lambda _: part, old, flags=re.DOTALL)
+    report.write_text(new if found else f"{old.rstrip()}\n\n{part}\n", encoding="utf-8")
+
+
+def _once(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _resident(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise OSError(f"the kernel does not report {field}")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
