@@ -1,0 +1,102 @@
+"""`play`: sample rows, decode them up to the first EOS, verify them. What IGPO calls to get rollouts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lazy_loader as lazy
+from attrs import field, frozen
+from igpo_data import Task, Verifier, verify
+from igpo_rl import Problem, Rollouts
+from igpo_sampling import Canvas, Loaded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
+
+
+def until_eos(completion: Tensor, eos_id: int) -> Tensor:
+    """(B, L) long -> (B, L) bool: True up to and including a row's first EOS."""
+    ended = (completion == eos_id).long().cumsum(1)
+    return (ended == 0) | ((ended == 1) & (completion == eos_id))
+
+
+def decode(tokenizer: Any, completion: Tensor, eos_id: int) -> list[str]:
+    """The text of each row before its first EOS; what follows is never seen by a verifier."""
+    keep = until_eos(completion, eos_id) & (completion != eos_id)
+    rows = [row[mask].tolist() for row, mask in zip(completion.cpu(), keep.cpu(), strict=True)]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=True)) if rows else []
+
+
+@frozen(eq=False, kw_only=True)
+class Player:
+    """Follows `igpo_rl.Play`. Holds what a rollout needs: model, sampler, verifier and the tasks by key."""
+
+    loaded: Loaded
+    sampler: Any
+    verifier: Verifier
+    tasks: Mapping[str, Task]
+    width: int
+    """L, completion tokens."""
+    denoiser: Any = None
+    """The prepared (wrapped) module; default: the loaded one."""
+    watch: Callable[[int, Tensor], None] | None = None
+    times: dict[str, float] = field(factory=dict)
+    """Seconds spent sampling and verifying since they were last taken."""
+
+    def __call__(self, problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
+        denoiser = self.loaded.denoiser if self.denoiser is None else self.denoiser
+        device = next(denoiser.parameters()).device
+        canvas = Canvas.blank(
+            [problem.prompt.to(device) for problem in problems],
+            self.width,
+            mask_id=self.loaded.mask_id,
+            pad_id=self.loaded.pad_id,
+        )
+        if overlay is not None:
+            canvas = canvas.inpaint(overlay.to(device))
+        started = time.perf_counter()
+        training = denoiser.training
+        denoiser.eval()
+        with torch.no_grad():
+            sample = self.sampler(
+                denoiser,
+                canvas,
+                seeds.to(device),
+                mask_id=self.loaded.mask_id,
+                eos_id=self.loaded.eos_id,
+                watch=self.watch,
+            )
+        denoiser.train(training)
+        sampled = time.perf_counter()
+        texts = decode(self.loaded.tokenizer, sample.completion, self.loaded.eos_id)
+        verdicts = verify(
+            self.verifier, [(text, self.tasks[problem.key]) for text, problem in zip(texts, problems, strict=True)]
+        )
+        self.times["sample"] = self.times.get("sample", 0.0) + sampled - started
+        self.times["verify"] = self.times.get("verify", 0.0) + time.perf_counter() - sampled
+        prompt_width = canvas.tokens.shape[1] - self.width
+        groups: dict[str, int] = {}
+        return Rollouts(
+            prompt=canvas.tokens[:, :prompt_width],
+            prompt_valid=canvas.attention[:, :prompt_width],
+            completion=sample.completion,
+            given=canvas.given[:, prompt_width:],
+            valid=until_eos(sample.completion, self.loaded.eos_id),
+            order=sample.order,
+            confidence=sample.confidence,
+            reward=torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32, device=device),
+            correct=torch.tensor([verdict.correct for verdict in verdicts], dtype=torch.bool, device=device),
+            verifiable=torch.tensor([verdict.note != "unverifiable" for verdict in verdicts], device=device).bool(),
+            group=torch.tensor(
+                [groups.setdefault(problem.key, len(groups)) for problem in problems], dtype=torch.long, device=device
+            ),
+            forwards=sample.forwards,
+            keys=tuple(problem.key for problem in problems),
+            texts=tuple(texts),
+            notes=tuple(verdict.note for verdict in verdicts),
+        )

@@ -1,0 +1,69 @@
+"""The run directory: where a run lives, and the promise that nothing in it is overwritten."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+from igpo_cli.errors import UsageError
+
+
+def last_step(folder: Path) -> int | None:
+    """The highest RL step that a run directory holds, from its metrics; None where there is none yet."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    steps = [int(found.group(1)) for line in lines if (found := re.search(r'"step": (\d+)', line))]
+    return steps[-1] if steps else None
+
+
+def claim(parent: Path, name: str, *, explicit: bool) -> Path:
+    """A new, empty run directory: `parent/name` if the name was chosen, else the first free `parent/name-N`."""
+    if explicit:
+        folder = parent / name
+        if folder.exists() and any(folder.iterdir()):
+            step = last_step(folder)
+            held = f"already holds step {step}" if step is not None else "is not empty"
+            raise UsageError(f"{folder} {held}. Continue with --resume {folder} or choose --name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir()  # exclusive: two runs that start at once get two names
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def environment(device: str) -> dict[str, object]:
+    """What the run ran on, for environment.json: versions and hardware; no names of people, hosts or paths."""
+    names = ["igpo-sampling", "igpo-rl", "igpo-data", "igpo-cli", "torch", "transformers", "accelerate", "datasets"]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": device,
+        "packages": versions,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    """Pretty JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
