@@ -55,7 +55,12 @@ class Model(Protocol):
     """Plug-in kind `model`: a frozen attrs class (options only), apart from the nn.Module that it makes."""
 
     def __call__(
-        self, *, device: str = "cpu", dtype: torch.dtype | None = None, vocabulary: Sequence[str] | None = None, seed: int = 0
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        vocabulary: Sequence[str] | None = None,
+        seed: int = 0,
     ) -> Loaded:
         """Load or make the model. `vocabulary` (closed word list of the task, None: bytes) and `seed` matter only to
         a model that is made from nothing."""

@@ -1,0 +1,11 @@
+from .__about__ import __version__ as __version__
+from .canvas import Canvas as Canvas
+from .denoiser import Denoiser as Denoiser
+from .denoiser import Loaded as Loaded
+from .denoiser import Model as Model
+from .loop import Sample as Sample
+from .models.llada import LLaDA as LLaDA
+from .models.tiny import Tiny as Tiny
+from .samplers import LLaDASampler as LLaDASampler
+from .samplers import RandomSampler as RandomSampler
+from .samplers import Sampler as Sampler

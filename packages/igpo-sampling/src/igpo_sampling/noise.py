@@ -1,0 +1,68 @@
+"""Random choices that depend on nothing but a row's seed, the step and the position.
+
+A uniform number is a hash of its coordinates, so a row draws the same alone, in any batch, on any rank, and no
+generator state exists. A token needs one such number (inverse CDF), not one per vocabulary entry.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+PART = 512
+"""Tokens per part in `draw`: about the square root of a large vocabulary."""
+
+
+def uniform(seed: Tensor, step: int, position: Tensor, stream: int = 0) -> Tensor:
+    """seed (N,) long, position (N,) long -> (N,) float32 in [0, 1); streams are independent of each other.
+
+    Nested splitmix64 (Steele et al. 2014, finaliser of Stafford): 24 bits of 64, on the device of the seeds.
+    """
+    word = _mix(seed + GOLDEN)
+    for coordinate in (step, stream, position):
+        word = _mix((word ^ coordinate) + GOLDEN)
+    number: Tensor = _shift(word, 40).to(torch.float32) * 2.0**-24
+    return number
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:
+    """logits (N, V) float, u (N,) in [0, 1) -> (N,) long tokens by inverse CDF of the softmax; never one of logit -inf.
+
+    In two levels, the sums of parts and then one part, so that only sums run over the whole vocabulary.
+    """
+    V = logits.shape[1]
+    weight = (logits - logits.amax(1, keepdim=True)).div_(temperature).exp_()
+    whole = V // PART * PART
+    parts = weight[:, :whole].reshape(len(weight), V // PART, PART).sum(2)
+    parts = torch.cat([parts, weight[:, whole:].sum(1, keepdim=True)], 1)
+    edges = parts.cumsum(1)
+    target = u[:, None].to(weight.dtype) * edges[:, -1:]
+    part = _first_above(edges, parts, target)
+    rest = (target - (edges - parts).gather(1, part)).clamp(min=0)
+    column = part * PART + torch.arange(PART, device=part.device)
+    inside = weight.gather(1, column.clamp(max=V - 1)) * (column < V)
+    return (part * PART + _first_above(inside.cumsum(1), inside, rest))[:, 0]
+
+
+def _first_above(edges: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """The first column (N, 1) whose edge exceeds the target, or else the last, but only a column with weight > 0.
+
+    Rounding (u * total == total; a parallel scan that is not monotone) may point at a column of weight 0.
+    """
+    found = torch.searchsorted(edges, target, right=True)
+    column = torch.arange(weight.shape[1], device=weight.device)
+    reached: Tensor = torch.where((weight > 0) & (column <= found), column, 0)
+    return reached.amax(1, keepdim=True)
+
+
+def _mix(word: Tensor) -> Tensor:
+    word = (word ^ _shift(word, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    word = (word ^ _shift(word, 27)) * (0x94D049BB133111EB - 2**64)
+    return word ^ _shift(word, 31)
+
+
+def _shift(word: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; `>>` on int64 copies the sign."""
+    shifted: Tensor = (word >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
