@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, fields, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +79,8 @@ class Rollouts:
     """(B,) long: model forwards spent on the row."""
     attention: Tensor | None = None
     """(B, L) bool: completion positions that are attended; None means all (EOS fill attended, the default)."""
+    ended: Tensor | None = None
+    """(B,) bool: the completion has an EOS, where the player says so (for `sample/eos`)."""
     keys: tuple[str, ...] = ()
     """The problem's key, a row each."""
     texts: tuple[str, ...] = ()
@@ -89,11 +91,24 @@ class Rollouts:
     """(B,) float, set by `IGPO.collect`."""
     hinted: Tensor | None = None
     """(B,) bool, set by `IGPO.collect`: rows that came from the inpainting play and replaced an original."""
+    stuck: Tensor | None = None
+    """(B,) bool, set by `IGPO.collect`: rows of groups that had no correct row before hints."""
     metrics: Mapping[str, float] = field(factory=dict)
-    """What `IGPO.collect` measured."""
+    """What `Play` measured beside the rows, and later what `IGPO.collect` did."""
 
     def __len__(self) -> int:
         return int(self.completion.shape[0])
+
+    def take(self, rows: Tensor) -> Rollouts:
+        """The rows at these indices, in this order."""
+        places = rows.tolist()
+        chosen: dict[str, Any] = {}
+        for attribute in fields(type(self)):
+            value = getattr(self, attribute.name)
+            if attribute.name == "metrics" or value is None or (isinstance(value, tuple) and not value):
+                continue
+            chosen[attribute.name] = tuple(value[row] for row in places) if isinstance(value, tuple) else value[rows]
+        return evolve(self, **chosen)
 
 
 @frozen(eq=False, kw_only=True)
@@ -112,8 +127,8 @@ class View:
     """(S, L) bool: the completion positions that are scored."""
     weight: Tensor
     """(S, L) float: what each scored log-prob counts in its row."""
-    reduce: Callable[[Tensor], Tensor] | None = None
-    """(S, L) -> (B, L); default: the weighted sum by row."""
+    reduce: Callable[[View, Tensor, int], Tensor] | None = None
+    """(view, logp (S, L), B) -> (B, L); default: the weighted sum by row. The view may be a part, cut between rows."""
 
 
 @frozen(eq=False)

@@ -1,0 +1,70 @@
+"""How a reference trace is cut into the pieces that hints are made of.
+
+A chunker sees which tokens are hintable and returns half-open spans that tile exactly those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from random import Random
+from typing import Literal, Protocol
+
+from attrs import field, frozen, validators
+
+from igpo_rl.records import Problem
+
+Span = tuple[int, int]
+"""Half-open, in tokens of the trace."""
+
+
+class Chunker(Protocol):
+    """Plug-in kind `chunker`: a frozen attrs class whose fields are its options."""
+
+    def __call__(self, problem: Problem, rng: Random) -> Sequence[Span]:
+        """Spans in ascending order that tile the hintable tokens and hold no other."""
+        ...
+
+
+@frozen(kw_only=True)
+class RandomLength:
+    """Contiguous chunks of random length, cut from left to right (IGPO, arXiv 2509.10396: 5 to 10 tokens)."""
+
+    low: int = field(default=5, validator=validators.ge(1))
+    """Fewest tokens in a chunk."""
+    high: int = field(default=10, validator=validators.ge(1))
+    """Most tokens in a chunk."""
+    tail: Literal["own", "join"] = field(default="own", validator=validators.in_(("own", "join")))
+    """What becomes of a rest that is shorter than `low`: a chunk of its own, or joined to the one before it."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}; chunks have low to high tokens")
+
+    def __call__(self, problem: Problem, rng: Random) -> list[Span]:
+        return [chunk for run in hintable_runs(problem) for chunk in self._cut(run, rng)]
+
+    def _cut(self, run: Span, rng: Random) -> list[Span]:
+        start, stop = run
+        chunks: list[Span] = []
+        while start < stop:
+            end = min(start + rng.randint(self.low, self.high), stop)
+            if end - start < self.low and chunks and self.tail == "join":
+                chunks[-1] = (chunks[-1][0], end)
+            else:
+                chunks.append((start, end))
+            start = end
+        return chunks
+
+
+def hintable_runs(problem: Problem) -> list[Span]:
+    """The longest spans of hintable tokens without a gap; none where there is no trace."""
+    if problem.hintable is None:
+        return []
+    runs, start = [], 0
+    for hintable, tokens in groupby(problem.hintable.tolist()):
+        end = start + len(list(tokens))
+        if hintable:
+            runs.append((start, end))
+        start = end
+    return runs

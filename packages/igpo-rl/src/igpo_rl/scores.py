@@ -1,0 +1,120 @@
+"""The log-prob kernel: log pi(token) at the scored positions, and nothing else.
+
+The output head is the only large matrix product here, so it runs once per distinct (input, position), in chunks, in
+float32, and is recomputed in the backward pass: peak memory does not grow with positions x vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+from attrs import frozen
+
+from igpo_rl.records import Denoiser, View
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy.load("torch")
+
+LOGITS = 1 << 24
+"""How many logits exist at once: 64 MiB of float32."""
+LEAST_ROWS = 16
+"""Matrix products with fewer rows take other code paths and change bits."""
+
+
+@frozen(eq=False)
+class Scores:
+    """What was read at the scored positions; zero (False) elsewhere."""
+
+    logp: Tensor
+    """(S, L) nats, at temperature 1 over the full vocabulary; differentiable."""
+    entropy: Tensor | None
+    """(S, L) nats, of the marginal at the position; not differentiable."""
+    hit: Tensor | None
+    """(S, L) bool: the token is the marginal's most likely one."""
+
+
+def token_scores(
+    denoiser: Denoiser,
+    view: View,
+    completion: Tensor,
+    *,
+    entropy: bool = False,
+    hits: bool = False,
+    logits: int = LOGITS,
+) -> Scores:
+    """Scores of completion (B, L) under one forward over the U inputs of `view`, at most `logits` logits at a time.
+
+    Rows that read the same input at the same position share the head's product and differ only in what they gather
+    from it (mean-field: a group of G rows costs one). No random numbers are drawn.
+    """
+    start = view.noised.shape[1] - completion.shape[1]
+    wanted = view.scored.new_zeros(len(view.noised), completion.shape[1], dtype=torch.long)
+    wanted = wanted.index_add_(0, view.source, view.scored.long()) > 0
+    inputs, positions = wanted.nonzero(as_tuple=True)
+    where = inputs * view.noised.shape[1] + start + positions
+    # Every scored cell reads one head row; in the order of head rows, a chunk of them is one slice of cells.
+    cell, position = view.scored.nonzero(as_tuple=True)
+    reads = (wanted.flatten().cumsum(0) - 1).view_as(wanted)[view.source[cell], position]
+    reads, order = reads.sort(stable=True)
+    cell, position = cell[order], position[order]
+    token = completion[view.row[cell], position]
+
+    def read(head: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        size = max(LEAST_ROWS, logits // max(1, head(hidden[:0]).shape[-1]))
+        starts = list(range(0, max(1, len(hidden)), size))
+        bounds = torch.searchsorted(reads, reads.new_tensor([*starts, len(hidden)])).tolist()
+        parts = []
+        for index, first in enumerate(starts):
+            part = slice(bounds[index], bounds[index + 1])
+            parts.append(
+                _read_chunk(head, hidden[first : first + size], reads[part] - first, token[part], entropy, hits)
+            )
+        logp, uncertainty, hit = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logp, uncertainty, hit
+
+    try:
+        logp, uncertainty, hit = denoiser(view.noised, view.attention, where, read)
+    except torch.OutOfMemoryError as error:
+        inputs_text = f"B={len(view.noised)}, T={view.noised.shape[1]}, {len(where)} scored positions"
+        raise torch.OutOfMemoryError(
+            f"out of memory in token_scores at {inputs_text}. Try a smaller --score-rows, or halve --group."
+        ) from error
+    at = (cell, position)
+    table = view.scored.shape
+    return Scores(
+        logp.new_zeros(table).index_put(at, logp),
+        uncertainty.new_zeros(table).index_put(at, uncertainty[reads]) if entropy else None,
+        hit.new_zeros(table).index_put(at, hit) if hits else None,
+    )
+
+
+def _read_chunk(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, reads: Tensor, token: Tensor, entropy: bool, hits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden (n, d), reads (c,) into its rows, token (c,) -> logp (c,), entropy (n,) or empty, hit (c,) or empty."""
+    from torch.utils.checkpoint import checkpoint
+
+    def gather(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values = head(hidden)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        total = values.logsumexp(-1)
+        logp = values[reads, token] - total[reads]
+        with torch.no_grad():
+            uncertainty, hit = total.new_zeros(0), token.new_zeros(0, dtype=torch.bool)
+            if hits:
+                hit = values[reads, token] >= values.amax(-1)[reads]
+            if entropy:
+                # Clamped so that 0 * log 0 is 0 even where a denoiser forbids a token with -inf.
+                shifted = (values - total[:, None]).clamp_(min=-1e4)
+                uncertainty = -torch.linalg.vecdot(shifted.exp(), shifted)
+        return logp, uncertainty, hit
+
+    if not torch.is_grad_enabled():
+        return gather(hidden)
+    result: tuple[Tensor, Tensor, Tensor] = checkpoint(gather, hidden, use_reentrant=False, preserve_rng_state=False)
+    return result
