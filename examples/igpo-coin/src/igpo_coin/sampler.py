@@ -1,0 +1,72 @@
+"""A sampler with a commit rule of its own, on top of the library's denoising loop.
+
+torch is imported when the sampler is called, so that `igpo plugins` and `--help` can read the options without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import field as option
+from attrs import frozen, validators
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from igpo_sampling import Canvas, Denoiser, Sample
+
+STREAM = 1952
+"""A stream of random numbers beside the loop's own; any number of one's own will do."""
+
+
+@frozen(kw_only=True)
+class CoinSampler:
+    """Each blank flips a coin weighted by its confidence; heads commits it, and so is the surest one each step."""
+
+    patience: float = option(default=1.0, validator=validators.ge(0.0))
+    """Exponent of the confidence: 0 commits a whole block at once, large values one token a step."""
+    block: int = option(default=32, validator=validators.ge(1))
+    """Tokens of a block; the last block may be short."""
+    temperature: float = option(default=1.0, validator=validators.ge(0.0))
+    """Sampling temperature; 0 takes the most probable token."""
+    max_rows: int = option(default=64, validator=validators.ge(1))
+    """Rows of one forward; more rows are sampled in turns."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        canvas: Canvas,
+        seeds: Tensor,
+        *,
+        mask_id: int,
+        eos_id: int,  # noqa: ARG002 a row is filled to its end
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Sample:
+        """As `igpo_sampling.Sampler` says. Forwards a row: between one a block and one a token."""
+        import torch
+
+        from igpo_sampling import commit, loop, noise
+
+        seeds = seeds.to(canvas.tokens.device)
+
+        def flip(confidence: Tensor, rows: Tensor, step: int) -> Tensor:
+            """confidence (R, L), -inf where a cell is not open -> (R, L) bool: True on the cells to commit."""
+            position = torch.arange(canvas.width, device=seeds.device)
+            coin = noise.uniform(seeds[rows, None], step, position, STREAM)
+            heads = (confidence > -torch.inf) & (coin < confidence.clamp(min=0) ** self.patience)
+            return heads | commit.top(confidence, torch.ones_like(rows))
+
+        return loop.denoise(
+            denoiser,
+            canvas,
+            seeds,
+            block=self.block,
+            temperature=self.temperature,
+            confidence=commit.probability,
+            rule=flip,
+            mask_id=mask_id,
+            eos_id=None,
+            max_rows=self.max_rows,
+            watch=watch,
+        )
