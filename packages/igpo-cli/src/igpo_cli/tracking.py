@@ -1,0 +1,305 @@
+"""What a run leaves behind: metrics.jsonl, rollouts/step-N.jsonl and log.txt, and the way back to them.
+
+Lines are appended whole and flushed, so a run that dies loses at most the end of one line; the readers know that.
+On resumption everything after the checkpoint is cut away, because those steps are repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from igpo_cli.pieces import pieces, visible
+
+if TYPE_CHECKING:
+    from igpo_cli.screen import Screen
+    from igpo_rl.records import Rollouts
+
+PHASES = ("sft", "igpo")
+"""In the order in which a run goes through them."""
+
+
+def position(phase: str, step: int) -> tuple[int, int]:
+    """Where a step stands in the run: tuples that compare in the order of training."""
+    if phase not in PHASES:
+        raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
+    return PHASES.index(phase), step
+
+
+# Writing ---------------------------------------------------------------------------------------------------------------
+
+
+class Tracker:
+    """Appends a run's metrics, rollouts and messages to its folder, and shows and forwards them where asked to."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        accelerator: Any = None,
+        screen: Screen | None = None,
+        totals: Mapping[str, int] | None = None,
+    ) -> None:
+        """`accelerator`: its trackers (TensorBoard, ...) get every number, and only its main process writes.
+        `totals`: steps of each phase, for the screen."""
+        self.folder = folder
+        self.accelerator = accelerator
+        self.screen = screen
+        self.totals = dict(totals or {})
+        self.writes = accelerator is None or bool(accelerator.is_main_process)
+        self._started = time.monotonic() - max(
+            (row["time"] for row in read_metrics(folder) if "time" in row), default=0
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resumption included."""
+        return time.monotonic() - self._started
+
+    def log(self, step: int, phase: str, metrics: Mapping[str, float | None]) -> None:
+        """One row of metrics.jsonl. Numbers that are not finite are written as null: JSON has no NaN."""
+        position(phase, step)
+        if not self.writes:
+            return
+        values = {name: _finite(value) for name, value in metrics.items()}
+        row = {"phase": phase, "step": step, "time": round(self.seconds, 3)} | values
+        _append(self.folder / "metrics.jsonl", _lines([row]))
+        known = {name: value for name, value in values.items() if value is not None}
+        total = self.totals.get(phase, 0)
+        self._note(line(phase, step, total, known))
+        if self.accelerator is not None:
+            prefix = "" if phase == "igpo" else f"{phase}/"  # both phases count from 1: sft/optimizer/lr, optimizer/lr
+            tags = {name if name.startswith(prefix) else prefix + name: value for name, value in known.items()}
+            self.accelerator.log(tags, step=step)
+        if self.screen is not None:
+            self.screen.step(phase, step, total, known)
+
+    def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """rollouts/step-N.jsonl, one object a row (see `rollout_rows`); the last row goes to the screen."""
+        if not self.writes or not rows:
+            return
+        path = self.folder / "rollouts" / f"step-{step}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        _replace(path, _lines(rows))
+        if self.screen is not None:
+            row = next((row for row in reversed(rows) if row["hinted"]), rows[-1])
+            self.screen.sample(row["tokens"][: row["end"]], row["hint"][: row["end"]])
+
+    def message(self, text: str) -> None:
+        """A line for people: into log.txt and onto the screen."""
+        if not self.writes:
+            return
+        self._note(visible(text))
+        if self.screen is not None:
+            self.screen.message(text)
+
+    def cut(self, phase: str, step: int) -> None:
+        """Forget what was written after this checkpoint; its steps will be repeated. log.txt keeps everything."""
+        if not self.writes:
+            return
+        last = position(phase, step)
+        rows = [row for row in read_metrics(self.folder) if position(row["phase"], row["step"]) <= last]
+        _replace(self.folder / "metrics.jsonl", _lines(rows))
+        for number, path in rollout_files(self.folder).items():
+            if position("igpo", number) > last:
+                path.unlink()
+        self._started = time.monotonic() - max((row["time"] for row in rows), default=0)
+        self._note(f"continues after {phase} step {step}")
+
+    def _note(self, text: str) -> None:
+        _append(self.folder / "log.txt", f"{self.seconds:9.1f} s  {text}\n")
+
+
+def rollout_rows(
+    batch: Rollouts,
+    *,
+    step: int,
+    decode: Callable[[list[int]], str],
+    traces: Mapping[str, str | None],
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """A batch as plain rows of text, whole groups, up to `limit` rows; `traces` by problem key.
+
+    `decode` must keep special tokens and spaces as they are.
+    """
+    columns = {
+        name: getattr(batch, name).tolist()
+        for name in ("prompt", "prompt_valid", "completion", "given", "valid", "order", "confidence", "reward", "correct", "group")
+    }  # fmt: skip
+    size = len(batch)
+    advantage = [0.0] * size if batch.advantage is None else batch.advantage.tolist()
+    hinted = [False] * size if batch.hinted is None else batch.hinted.tolist()
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(columns["group"]):
+        groups.setdefault(group, []).append(row)
+    rows: list[dict[str, Any]] = []
+    for group, members in groups.items():
+        if limit is not None and rows and len(rows) + len(members) > limit:
+            break
+        # Only the rows of stuck groups are ever replaced, and the originals that stay there are wrong.
+        stuck = not any(columns["correct"][row] and not hinted[row] for row in members)
+        for index, row in enumerate(members):
+            prompt = [
+                token for token, ok in zip(columns["prompt"][row], columns["prompt_valid"][row], strict=True) if ok
+            ]
+            key = batch.keys[row] if batch.keys else str(group)
+            rows.append(
+                {
+                    "phase": "igpo",
+                    "step": step,
+                    "key": key,
+                    "group": group,
+                    "row": index,
+                    "prompt": decode(prompt),
+                    "trace": traces.get(key),
+                    "tokens": pieces(decode, columns["completion"][row]),
+                    "hint": [int(given) for given in columns["given"][row]],
+                    "order": columns["order"][row],
+                    "confidence": [_finite(round(value, 4)) for value in columns["confidence"][row]],
+                    "end": sum(columns["valid"][row]),
+                    "reward": columns["reward"][row],
+                    "correct": columns["correct"][row],
+                    "note": batch.notes[row] if batch.notes else "",
+                    "advantage": advantage[row],
+                    "hinted": hinted[row],
+                    "stuck": stuck,
+                }
+            )
+    return rows
+
+
+# Reading ---------------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, none where there is no file. An unfinished last line is left out."""
+    if not path.exists():
+        return []
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split(
+        "\n"
+    )  # JSON text may hold U+2028: no splitlines
+    rows = []
+    for number, text in enumerate([*lines, rest], 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+            if not isinstance(row, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            if number > len(lines):
+                break  # the run died while writing it
+            raise ValueError(f"{path}, line {number} is not a JSON object ({error}); was the file edited?") from None
+        rows.append(row)
+    return rows
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in the order in which they were written."""
+    return read_lines(folder / "metrics.jsonl")
+
+
+def rollout_files(folder: Path) -> dict[int, Path]:
+    """Step -> file, ascending."""
+    found = [
+        (re.fullmatch(r"step-(\d+)\.jsonl", path.name), path) for path in (folder / "rollouts").glob("step-*.jsonl")
+    ]
+    return dict(sorted((int(match.group(1)), path) for match, path in found if match))
+
+
+def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The rows that were kept of one step."""
+    return read_lines(folder / "rollouts" / f"step-{step}.jsonl")
+
+
+@frozen(kw_only=True)
+class Score:
+    """One evaluation: a share with its 95 % interval where one was written."""
+
+    name: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    problems: int | None = None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.name} {self.metric} {self.value:.3f}{interval}" + (
+            f" of {self.problems}" if self.problems else ""
+        )
+
+
+def scores(metrics: Mapping[str, Any]) -> list[Score]:
+    """The evaluations among metrics named eval/NAME/METRIC; low and high belong to pass@1."""
+    tables: dict[str, dict[str, float]] = {}
+    for path, value in metrics.items():
+        first, _, rest = path.partition("/")
+        name, _, metric = rest.rpartition("/")
+        if first == "eval" and name and value is not None:
+            tables.setdefault(name, {})[metric] = value
+    return [
+        Score(
+            name=name,
+            metric="pass@1",
+            value=table["pass@1"],
+            low=table.get("low"),
+            high=table.get("high"),
+            problems=int(table["problems"]) if "problems" in table else None,
+        )
+        for name, table in tables.items()
+        if "pass@1" in table
+    ]
+
+
+# Words -----------------------------------------------------------------------------------------------------------------
+
+_WORDS = (
+    ("rescued", "stuck/rescued", ".2f"),
+    ("reward", "reward/mean", ".3f"),
+    ("loss", "sft/loss", ".3f"),
+    ("accuracy", "sft/accuracy", ".3f"),
+    ("entropy", "policy/entropy", ".3f"),
+    ("kl", "policy/kl", ".4f"),
+    ("grad", "optimizer/grad_norm", ".2f"),
+)
+
+
+def line(phase: str, step: int, total: int, metrics: Mapping[str, float]) -> str:
+    """One row of metrics in one plain line; what was not measured is left out."""
+    parts = [f"{phase:<4} {step:>{len(str(total))}}/{total}" if total else f"{phase:<4} {step}"]
+    if "stuck/before" in metrics:
+        after = f" -> {metrics['stuck/after']:.2f}" if "stuck/after" in metrics else ""
+        parts.append(f"stuck {metrics['stuck/before']:.2f}{after}")
+    parts += [f"{label} {metrics[name]:{form}}" for label, name, form in _WORDS if name in metrics]
+    return "  ".join(parts + [str(score) for score in scores(metrics)])
+
+
+# Files -----------------------------------------------------------------------------------------------------------------
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate becomes JSON's \udXXX
+        file.write(text)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(aside, path)
