@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import field as option
-from attrs import frozen, validators
+from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +23,13 @@ STREAM = 1952
 class CoinSampler:
     """Each blank flips a coin weighted by its confidence; heads commits it, and so is the surest one each step."""
 
-    patience: float = option(default=1.0, validator=validators.ge(0.0))
+    patience: float = field(default=1.0, validator=validators.ge(0.0))
     """Exponent of the confidence: 0 commits a whole block at once, large values one token a step."""
-    block: int = option(default=32, validator=validators.ge(1))
+    block: int = field(default=32, validator=validators.ge(1))
     """Tokens of a block; the last block may be short."""
-    temperature: float = option(default=1.0, validator=validators.ge(0.0))
+    temperature: float = field(default=1.0, validator=validators.ge(0.0))
     """Sampling temperature; 0 takes the most probable token."""
-    max_rows: int = option(default=64, validator=validators.ge(1))
+    max_rows: int = field(default=64, validator=validators.ge(1))
     """Rows of one forward; more rows are sampled in turns."""
 
     def __call__(

@@ -9,8 +9,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from attrs import Attribute, frozen
-from attrs import field as option
+from attrs import Attribute, field, frozen
 
 from igpo_data.verdict import Verdict
 
@@ -29,7 +28,7 @@ def _positive(_: object, attribute: Attribute[tuple[int, ...]], value: tuple[int
 class Change:
     """Coins that add up to the task's answer; fewer coins earn more reward."""
 
-    coins: tuple[int, ...] = option(default=(1, 5, 10, 25), validator=_positive)
+    coins: tuple[int, ...] = field(default=(1, 5, 10, 25), validator=_positive)
     """Values of the coins that exist."""
 
     def __call__(self, completion: str, task: Task) -> Verdict:
