@@ -1,0 +1,35 @@
+"""The examples run, and do what they say."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+
+from igpo_rl import Problem
+
+
+def test_sampling_alone() -> None:
+    import sampling_alone
+
+    for line in sampling_alone.main():
+        assert "on mat" in line
+
+
+def test_a_fading_prefix_shows_less_and_less_of_the_beginning() -> None:
+    from mine import FadingPrefix
+
+    problem = Problem(key="p", prompt=torch.tensor([0]))
+    chunks = [(0, 2), (2, 4), (4, 6), (6, 8)]
+    shown = [FadingPrefix(share=1.0)(problem, chunks, 3, progress, Random(0), {}) for progress in (0.0, 0.5, 1.0)]
+    assert [table[0].tolist() for table in shown] == [[True] * 4, [True, True, False, False], [False] * 4]
+    assert FadingPrefix()(problem, [], 3, 0.0, Random(0), {}) is None
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_lies_between_0_and_1(share: float) -> None:
+    from mine import FadingPrefix
+
+    with pytest.raises(ValueError, match="share"):
+        FadingPrefix(share=share)
