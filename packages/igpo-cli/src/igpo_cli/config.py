@@ -1,0 +1,485 @@
+"""Every value of a run, and where it came from: defaults < preset < TOML file < flags.
+
+A flag is its TOML path, so the four sources are nested tables that are laid over each other and then checked once, by
+the attrs classes that the values are for. The result writes itself as the run.toml that gives the same run again.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_origin
+
+from attrs import define, field, frozen
+
+from igpo_cli.errors import UsageError, close
+from igpo_cli.options import Option, conform, from_text, options, show
+from igpo_cli.plugins import KINDS, Catalogue, Kind, load_target
+from igpo_cli.settings import Evaluation, LoRA, Prompt, Run
+
+SECTIONS = ("prompt", "optimizer", "lora")
+SHARED = (*KINDS, *SECTIONS)
+"""Tables that may reappear under [sft] and [eval.NAME] and override the top-level one there."""
+DEFAULT, FLAG = "default", "flag"
+
+
+def section(name: str) -> type[Any]:
+    """The class behind a table that holds no plug-in; `eval` stands for every [eval.NAME]."""
+    match name:
+        case "optimizer":
+            return load_target("igpo_rl.trainer:Optimizer")
+        case "sft":
+            return load_target("igpo_rl.sft:SFT")
+        case _:
+            return {"prompt": Prompt, "lora": LoRA, "eval": Evaluation}[name]
+
+
+def algorithm() -> type[Any]:
+    """IGPO, whose plug-ins are tables here and whose other options are top-level keys beside those of `Run`."""
+    return load_target("igpo_rl.igpo:IGPO")
+
+
+def top_level() -> dict[str, Option]:
+    """The keys outside any table."""
+    return {name: option for name, option in options(algorithm()).items() if name not in KINDS} | dict(options(Run))
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Source:
+    """Values as somebody wrote them."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def file(cls, path: Path, origin: str | None = None) -> Source:
+        """A TOML file."""
+        try:
+            return cls(origin or str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UsageError(f"there is no file '{path}'") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not valid TOML: {error}") from error
+
+    @classmethod
+    def preset(cls, name: str) -> Source:
+        """A preset that is shipped with igpo."""
+        known = presets()
+        if name not in known:
+            meant = close(name, known)
+            hint = f"Did you mean '{meant}'? " if meant else ""
+            raise UsageError(f"no preset named '{name}'. {hint}There are: {', '.join(known)} (igpo config presets)")
+        return cls.file(known[name], f"preset {name}")
+
+    @classmethod
+    def flags(cls, flags: Mapping[str, Any]) -> Source:
+        """Values by dotted path; at the path of a table stands the name of its plug-in."""
+        root: dict[str, Any] = {}
+        for path in sorted(flags):  # "sampler" before "sampler.steps"
+            *parents, leaf = path.split(".")
+            node = root
+            for part in parents:
+                inner = node.get(part, {})
+                node[part] = {"name": inner} if isinstance(inner, str) else inner
+                node = node[part]
+            node[leaf] = flags[path]
+        return cls(FLAG, root)
+
+
+def presets() -> dict[str, Path]:
+    """The shipped presets by name."""
+    folder = Path(str(resources.files("igpo_cli") / "presets"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any]) -> list[Source]:
+    """Lowest first. A file may name its preset: `preset = "tiny"`; the flag --preset goes over it."""
+    found = [Source.flags(flags)]
+    if file is not None:
+        document = Source.file(file)
+        values = dict(document.values)
+        preset = preset or values.pop("preset", None)
+        values.pop("preset", None)
+        found.insert(0, Source(document.origin, values))
+    if preset is not None:
+        found.insert(0, Source.preset(preset))
+    return found
+
+
+# Laying them over each other -----------------------------------------------------------------------------------------
+
+
+@define
+class Table:
+    """One table after all sources; its values are not checked yet."""
+
+    path: str
+    name: str | None
+    """The chosen plug-in as it was written; None where the table holds no plug-in, or none was chosen."""
+    named_by: str
+    options: Mapping[str, Option]
+    cells: dict[str, tuple[str, Any]] = field(factory=dict)
+    """Key -> origin and value. Where the option is a plug-in, the value is a Table or a list of them."""
+
+
+@define
+class Draft:
+    """All tables of a run by their path, "" for the top level: enough for --help, which shows what may still change."""
+
+    sources: list[Source]
+    catalogue: Catalogue
+    lenient: bool = False
+    """Unknown keys are left out instead of refused."""
+    notes: list[str] = field(factory=list)
+    tables: dict[str, Table] = field(factory=dict)
+    scopes: list[str] = field(factory=list)
+    """"sft" and every "eval.NAME"."""
+
+    def __attrs_post_init__(self) -> None:
+        files = [file for source in self.sources for file in _texts(source, "plugins")]
+        for file in files:
+            self.catalogue.add_file(file)
+        self._fixed("", top_level(), self._within("", drop=(*SHARED, "sft", "eval")))
+        if files:
+            self.tables[""].cells["plugins"] = (self.tables[""].cells["plugins"][0], list(dict.fromkeys(files)))
+        evals = dict.fromkeys(name for _, table in self._within("eval") for name in table)
+        self.scopes = ["sft", *(f"eval.{name}" for name in evals)]
+        for scope in ("", *self.scopes):
+            if scope:
+                cls = section(scope.partition(".")[0])
+                self._fixed(scope, options(cls), self._within(scope, drop=SHARED))
+            for name in SHARED:
+                path, own = _join(scope, name), self._within(_join(scope, name))
+                base = self._within(name) if scope else []
+                if not scope or own:
+                    if name in KINDS:
+                        self.tables[path] = self._plugin(path, KINDS[name], [*base, *own], len(base))
+                    else:
+                        self._fixed(path, options(section(name)), [*base, *own])
+
+    def _within(self, path: str, drop: Iterable[str] = ()) -> list[tuple[str, dict[str, Any]]]:
+        """(origin, table) of every source that has the table; a mere text is the name of a plug-in."""
+        found = []
+        for source in self.sources:
+            node: Any = source.values
+            for part in path.split(".") if path else ():
+                node = node.get(part, {})
+                if isinstance(node, str):
+                    node = {"name": node}
+                if not isinstance(node, Mapping):
+                    raise UsageError(f"{source.origin}: '{path}' must be a table, [{path}], and not {show(node)}")
+            if node := {key: value for key, value in node.items() if key not in drop}:
+                found.append((source.origin, node))
+        return found
+
+    def _fixed(self, path: str, known: Mapping[str, Option], layers: list[tuple[str, dict[str, Any]]]) -> None:
+        """Lay a table whose options do not depend on a name."""
+        table = Table(path, None, DEFAULT, known)
+        stacks: dict[str, list[tuple[str, Any]]] = {}
+        for origin, values in layers:
+            for key, value in values.items():
+                stacks.setdefault(key, []).append((origin, value))
+        self._fill(table, stacks)
+        self.tables[path] = table
+
+    def _plugin(self, path: str, kind: Kind, layers: list[tuple[str, dict[str, Any]]], inherited: int = 0) -> Table:
+        """Lay the table of a plug-in. Who changes the name drops what lower sources said and the new one lacks."""
+        table = Table(path, kind.default, DEFAULT, {})
+        stacks: dict[str, list[tuple[str, Any]]] = {}
+        for number, (origin, values) in enumerate(layers):
+            name = values.get("name", table.name)
+            if "name" in values:
+                table.named_by = origin
+                if not isinstance(name, str):
+                    raise _refuse(path, "name", origin, f"name = {show(name)} must be text")
+            if stacks and name is not None and name != table.name:
+                known = self._options(kind, name)
+                dropped = [key for key in stacks if key not in known]
+                if dropped and number >= inherited:
+                    was = ", ".join(dict.fromkeys(stacks[key][-1][0] for key in dropped))
+                    self.notes.append(
+                        f"[{path}] {', '.join(dropped)} of {was} dropped: {kind.name} '{name}' has no such option"
+                    )
+                stacks = {key: stack for key, stack in stacks.items() if key not in dropped}
+            table.name = name
+            for key, value in values.items():
+                if key != "name":
+                    stacks.setdefault(key, []).append((origin, value))
+        if table.name is not None:
+            table.options = self._options(kind, table.name)
+        if stacks and table.name is None and not self.lenient:
+            key, stack = next(iter(stacks.items()))
+            raise _refuse(path, key, stack[-1][0], f"{key} is set, but no {kind.name} is chosen. {_choose(kind, path)}")
+        self._fill(table, stacks, kind)
+        return table
+
+    def _options(self, kind: Kind, name: str) -> Mapping[str, Option]:
+        found = options(self.catalogue.load(kind.name, name))
+        if "name" in found:
+            raise UsageError(f"{kind.name} '{name}' has an option 'name', which is how the plug-in itself is chosen")
+        return found
+
+    def _fill(self, table: Table, stacks: Mapping[str, list[tuple[str, Any]]], kind: Kind | None = None) -> None:
+        for key, stack in stacks.items():
+            origin, value = stack[-1]
+            option = table.options.get(key)
+            if option is None:
+                if self.lenient:
+                    continue
+                raise self._unknown(table, key, origin, value, kind)
+            if option.kind:
+                inner, path = KINDS[option.kind], _join(table.path, key)
+                if get_origin(option.type) is tuple:
+                    value = [self._plugin(path, inner, [(origin, _named(part))]) for part in value]
+                else:
+                    value = self._plugin(path, inner, [(origin, _named(part)) for origin, part in stack])
+            elif origin == FLAG and isinstance(value, str):
+                value = from_text(value, option.type)
+            table.cells[key] = (origin, value)
+
+    def _unknown(self, table: Table, key: str, origin: str, value: object, kind: Kind | None) -> UsageError:
+        tables = (
+            [] if kind else ["sft", "eval", *SHARED] if not table.path else SHARED if table.path in self.scopes else []
+        )
+        choices = tables if isinstance(value, Mapping) else [*table.options, *tables]
+        meant = close(key, choices)
+        where = f"igpo plugins show {kind.name} {table.name}" if kind else "igpo config show"
+        if origin == FLAG:
+            hint = f"; did you mean {flag(_join(table.path, meant))}?" if meant else ""
+            return UsageError(f"no option {flag(_join(table.path, key))}{hint} ({where})")
+        if isinstance(value, Mapping):
+            hint = f"; did you mean [{_join(table.path, meant)}]?" if meant else ""
+            return UsageError(f"{origin}: unknown table [{_join(table.path, key)}]{hint} ({where})")
+        inside = f" in [{table.path}]" if table.path else ""
+        hint = f"; did you mean '{meant}'?" if meant else ""
+        return UsageError(f"{origin}: unknown key '{key}'{inside}{hint} ({where})")
+
+
+def flag(path: str) -> str:
+    """The flag of a dotted path."""
+    return "--" + path.replace("_", "-")
+
+
+def _join(*parts: str | None) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _texts(source: Source, key: str) -> tuple[str, ...]:
+    value = source.values.get(key, ())
+    try:
+        found: tuple[str, ...] = conform(value, tuple[str, ...])
+    except ValueError as error:
+        raise _refuse("", key, source.origin, f"{key} = {show(value)} {error}") from None
+    return found
+
+
+def _choose(kind: Kind, path: str = "") -> str:
+    where = path or kind.name
+    return f"Choose one with {flag(where)} NAME or [{where}] name, or start from a preset (igpo plugins {kind.name})."
+
+
+def _refuse(path: str, key: str, origin: str, problem: str) -> UsageError:
+    """`problem` begins with `key = value` as a rule; a flag says that as one types it."""
+    if origin == FLAG:
+        head, begin = flag(_join(path, key)), f"{key} = "
+        return UsageError(
+            f"{head} {problem.removeprefix(begin)}" if problem.startswith(begin) else f"{head}: {problem}"
+        )
+    source = "" if origin == DEFAULT else f"{origin}: "
+    return UsageError(f"{source}[{path}] {problem}" if path else f"{source}{problem}")
+
+
+# The result ----------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Config:
+    """All that a run was told: plug-ins and settings as objects, and their values with origins."""
+
+    values: dict[str, Any]
+    """Complete, nested as in TOML. A table under [sft] or [eval.NAME] stands there, complete, if something overrides it."""
+    origins: dict[str, str] = field(eq=False)
+    """Dotted path -> "default", "preset NAME", the file's name or "flag"."""
+    notes: tuple[str, ...] = field(eq=False)
+    """What a higher source silently made void."""
+    _objects: dict[str, Any] = field(eq=False, repr=False)
+
+    @property
+    def run(self) -> Run:
+        """The top-level settings that are not IGPO's."""
+        run: Run = self._objects[""]
+        return run
+
+    @property
+    def igpo(self) -> dict[str, Any]:
+        """The options of IGPO that are no plug-ins, for its constructor."""
+        return dict(self._objects["igpo"])
+
+    def plugin(self, kind: str, within: str | None = None) -> Any:
+        """The plug-in object of a kind; within "sft" or "eval.NAME" the one that its tables say."""
+        found = self._objects.get(_join(within, kind), self._objects.get(kind))
+        if found is None:
+            raise UsageError(f"no {kind} is chosen. {_choose(KINDS[kind])}")
+        return found
+
+    def section(self, name: str, within: str | None = None) -> Any:
+        """The settings of [prompt], [optimizer], [lora] or [sft]."""
+        return self._objects.get(_join(within, name), self._objects.get(name))
+
+    def evals(self) -> tuple[str, ...]:
+        """The names of all [eval.NAME]."""
+        return tuple(self.values.get("eval", {}))
+
+    def evaluation(self, name: str) -> Evaluation:
+        """The settings of [eval.NAME]."""
+        if name not in self.evals():
+            meant = close(name, self.evals())
+            hint = f"Did you mean '{meant}'? " if meant else ""
+            raise UsageError(f"no evaluation named '{name}'. {hint}There are: {', '.join(self.evals()) or 'none'}.")
+        found: Evaluation = self._objects[f"eval.{name}"]
+        return found
+
+    def refuse(self, path: str, error: Exception) -> UsageError:
+        """The message of an object that found its values unfit at work, with the file and table to mend.
+
+        `path` is the table's, such as "sampler" or "eval.heldout.sampler"; [sampler] is meant where the latter has none.
+        """
+        while path and not any(known.startswith(f"{path}.") for known in self.origins):
+            path = path.partition(".")[2]
+        return _refusal(path, error, self.origins)
+
+    def to_toml(self) -> str:
+        """The run.toml that resolves to an equal Config."""
+        import tomli_w
+
+        return tomli_w.dumps(self.values)
+
+
+def resolve(preset: str | None, file: Path | None, flags: Mapping[str, Any], catalogue: Catalogue) -> Config:
+    """Everything that a run was told, checked. `flags`: dotted path -> value, or its text as it was typed."""
+    draft = Draft(sources(preset, file, flags), catalogue)
+    build = Builder(catalogue)
+    top = draft.tables.pop("")
+    for path, table in draft.tables.items():
+        scope, _, name = path.rpartition(".")
+        if name not in KINDS:
+            build.objects[path] = build.make(table, section("eval" if scope == "eval" else name))
+            build.write(path, build.objects[path], table)
+        elif table.name is not None:
+            build.objects[path] = build.plugin(table, KINDS[name])
+            build.write(path, build.objects[path], table, KINDS[name])
+    run = build.objects[""] = build.make(top, Run)
+    parts = {key: build.objects[key] for key in options(algorithm()) if key in KINDS}
+    igpo = build.make(top, algorithm(), parts)
+    build.objects["igpo"] = {key: getattr(igpo, key) for key in options(algorithm()) if key not in parts}
+    for made in (run, igpo):
+        build.write("", made, top)
+    values = dict(sorted(build.values.items(), key=lambda item: isinstance(item[1], dict)))
+    config = Config(values, build.origins, tuple(draft.notes), build.objects)
+    for within in (None, *draft.scopes):
+        block = getattr(config.plugin("sampler", within), "block", 0)
+        if block > (width := run.width):
+            wide = ValueError(f"block = {block} is wider than the completion, width = {width}. Use at most {width}.")
+            raise config.refuse(_join(within, "sampler"), wide)
+    return config
+
+
+@define
+class Builder:
+    """Makes objects of tables, and writes their complete values down."""
+
+    catalogue: Catalogue
+    objects: dict[str, Any] = field(factory=dict)
+    values: dict[str, Any] = field(factory=dict)
+    origins: dict[str, str] = field(factory=dict)
+
+    def plugin(self, table: Table, kind: Kind) -> Any:
+        """The plug-in of a table."""
+        if table.name is None:
+            raise UsageError(f"[{table.path}] names no {kind.name}. {_choose(kind, table.path)}")
+        return self.make(table, self.catalogue.load(kind.name, table.name))
+
+    def make(self, table: Table, cls: type[Any], given: Mapping[str, Any] | None = None) -> Any:
+        """The object of a table's values, beside those that are `given`."""
+        values = dict(given or {})
+        for key, option in options(cls).items():
+            if key in table.cells:
+                values[key] = self._checked(table, key, option)
+            elif option.required and key not in values:
+                raise UsageError(
+                    f"[{table.path}] needs a value for '{key}': set it there, or with {flag(_join(table.path, key))}"
+                )
+        try:
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            origins = {_join(table.path, key): origin for key, (origin, _) in table.cells.items()}
+            raise _refusal(table.path, error, origins) from error
+
+    def _checked(self, table: Table, key: str, option: Option) -> Any:
+        origin, value = table.cells[key]
+        if isinstance(value, Table):
+            return self.plugin(value, KINDS[str(option.kind)])
+        if option.kind:
+            return tuple(self.plugin(part, KINDS[option.kind]) for part in value)
+        try:
+            return conform(value, option.type)
+        except ValueError as error:
+            raise _refuse(table.path, key, origin, f"{key} = {show(value)} {error}") from None
+
+    def write(self, path: str, made: Any, table: Table, kind: Kind | None = None) -> None:
+        """Write an object's values at its path."""
+        node = self.values
+        for part in path.split(".") if path else ():
+            node = node.setdefault(part, {})
+        node.update(self._plain(path, made, table, kind))
+
+    def _plain(self, path: str, made: Any, table: Table | None, kind: Kind | None) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        if kind:
+            plain |= {"name": table.name if table else self.catalogue.name_of(kind.name, type(made))}
+            self.origins[_join(path, "name")] = table.named_by if table else DEFAULT
+        for key, option in options(type(made)).items():
+            if not path and key in KINDS:
+                continue  # IGPO's plug-ins are tables of their own
+            origin, cell = table.cells.get(key, (DEFAULT, None)) if table else (DEFAULT, None)
+            value, inner = getattr(made, key), KINDS[option.kind] if option.kind else None
+            if inner and isinstance(value, tuple):
+                cells = cell or [None] * len(value)
+                plain[key] = [
+                    self._plain(f"{_join(path, key)}.{number}", part, part_table, inner)
+                    for number, (part, part_table) in enumerate(zip(value, cells, strict=True))
+                ]
+            elif inner:
+                plain[key] = self._plain(_join(path, key), value, cell, inner)
+            else:
+                plain[key] = _writable(value)
+                self.origins[_join(path, key)] = origin
+        return plain
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_writable(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _writable(part) for key, part in value.items()}
+    return "none" if value is None else value
+
+
+def _refusal(path: str, error: Exception, origins: Mapping[str, str]) -> UsageError:
+    """The message of a class that refused its values, located at the key with which it begins."""
+    problem = str(error.args[0]) if error.args else str(error)
+    if found := re.fullmatch(r"'(\w+)' must be (.+): (.+)", problem, re.DOTALL):  # attrs' own validators
+        problem = f"{found[1]} = {found[3]} must be {found[2]}"
+    begin = re.match(r"'?(\w+)'? (=|must)", problem)
+    key = begin[1] if begin else ""
+    return _refuse(path, key, origins.get(_join(path, key), DEFAULT), problem)

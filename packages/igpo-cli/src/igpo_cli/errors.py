@@ -1,0 +1,89 @@
+"""What a user sees when something is wrong: what, where, why and what to do, in one line.
+
+A usage error (exit 2) is found before work starts; a run error (exit 1) ends work that had begun. Everything else that
+escapes is a bug, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class UsageError(Exception):
+    """The command, its flags or its files are wrong; nothing has been started."""
+
+    exit_code = USAGE
+
+
+class RunError(Exception):
+    """A run that had begun could not go on."""
+
+    exit_code = FAILED
+
+
+def close(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` was probably meant to be."""
+    return next(iter(get_close_matches(word, list(choices), n=1, cutoff=0.6)), None)
+
+
+def out_of_memory(rows: int, width: int, vocabulary: int) -> RunError:
+    """The scores of `rows` x `width` positions over a `vocabulary` in float32 did not fit."""
+    size = rows * width * vocabulary * 4 / 2**30
+    return RunError(
+        f"out of memory in token_scores at B={rows}, L={width}, V={vocabulary} ({size:.1f} GiB of logits). "
+        f"Try --score-rows {max(1, rows // 8)}, or halve --group."
+    )
+
+
+@contextmanager
+def configuring() -> Iterator[None]:
+    """While options become objects, a library's ValueError is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def warn(message: str) -> None:
+    """A line on stderr; the program goes on."""
+    _print("warning:", "bold yellow", message)
+
+
+def report(error: BaseException, verbose: bool) -> int:
+    """Print the error, with its traceback if `verbose`; the exit code of the process."""
+    if verbose and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+    match error:
+        case KeyboardInterrupt():
+            _print("interrupted", "bold", "")
+            return INTERRUPTED
+        case BrokenPipeError():  # `igpo plugins | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        case UsageError() | RunError():
+            message, code = str(error), error.exit_code
+        case ValueError():
+            message, code = str(error), FAILED
+        case OSError(filename=name, strerror=reason) if reason:
+            message, code = f"{name}: {reason}" if name else reason, FAILED
+        case Exception() if hasattr(error, "format_message"):  # Typer's own, whose classes it keeps private
+            message, code = str(error.format_message()), USAGE
+        case _:
+            message, code = f"unexpected {type(error).__name__}: {error}. -v shows where; please report it.", FAILED
+    _print("error:", "bold red", message)
+    return code
+
+
+def _print(label: str, style: str, message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text.assemble((label, style), " ", message) if message else Text(label, style)
+    Console(stderr=True, soft_wrap=True).print(text)

@@ -1,0 +1,82 @@
+"""The options that belong to a run rather than to a plug-in: top-level keys, [prompt], [lora] and [eval.NAME]."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import field, frozen, validators
+
+positive = validators.ge(1)
+count = validators.ge(0)
+
+
+@frozen(kw_only=True)
+class Run:
+    """What a run does, where and how long."""
+
+    name: str | None = None
+    """Name of the run; without one it is `run-N`, N being the first free number."""
+    seed: int = 0
+    """Everything that is drawn in a run is derived from it."""
+    steps: int = field(default=60, validator=count)
+    """Steps of reinforcement learning; 0 for none."""
+    width: int = field(default=256, validator=positive)
+    """L, the completion's length in tokens."""
+    split: str = "train"
+    """Split of the task that reinforcement learning uses."""
+    folder: str = "runs"
+    """Where run directories are made."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Number format of the weights; logits and scores are float32 in any case."""
+    sample_rows: int = field(default=256, validator=positive)
+    """Rows that are sampled at once."""
+    evaluate_every: int = field(default=0, validator=count)
+    """Steps between evaluations; 0: only at the end."""
+    save_every: int = field(default=0, validator=count)
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = field(default=2, validator=positive)
+    """Checkpoints that are kept."""
+    rollouts_every: int = field(default=10, validator=count)
+    """Steps between recordings of all rollouts of a step; 0: never."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl: tensorboard, or what accelerate knows (wandb, trackio, ...)."""
+    plugins: tuple[str, ...] = ()
+    """Python files with plug-ins that need no installation."""
+
+
+@frozen(kw_only=True)
+class Prompt:
+    """How a question becomes a prompt."""
+
+    template: str = field(default="{prompt}", validator=validators.matches_re(r"(?s).*\{prompt\}.*"))
+    """Text around the question; {prompt} stands for it."""
+    system: str | None = None
+    """System prompt: the chat template's system message, or put in front."""
+    chat: bool = False
+    """Wrap it by the tokenizer's chat template."""
+
+
+@frozen(kw_only=True)
+class LoRA:
+    """Low-rank adapters on every linear layer of the model instead of full weights."""
+
+    rank: int = field(default=0, validator=count)
+    """Rank of the adapters; 0: train all weights."""
+    alpha: float = field(default=64.0, validator=validators.gt(0.0))
+    """Scale of the adapters: their product counts alpha / rank."""
+    dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
+    """Dropout in front of the adapters during SFT."""
+
+
+@frozen(kw_only=True)
+class Evaluation:
+    """One held-out evaluation; any table may be overridden beneath it."""
+
+    split: str = "test"
+    """Split of the task."""
+    samples: int = field(default=1, validator=positive)
+    """Completions a problem; above 1 avg@k and pass@k are reported."""
+    limit: int | None = field(default=None, validator=validators.optional(positive))
+    """The first so many problems; none for all."""
