@@ -5,6 +5,7 @@ from .chunkers import RandomLength as RandomLength
 from .filters import EntropyFilter as EntropyFilter
 from .filters import KeepAll as KeepAll
 from .filters import TopEntropy as TopEntropy
+from .igpo import IGPO as IGPO
 from .injections import Full as Full
 from .injections import Injection as Injection
 from .injections import NoInjection as NoInjection

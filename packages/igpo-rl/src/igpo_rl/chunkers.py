@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from random import Random
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from attrs import field, frozen, validators
 
 from igpo_rl.records import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Span = tuple[int, int]
 """Half-open, in tokens of the trace."""
@@ -42,7 +45,8 @@ class RandomLength:
             raise ValueError(f"low = {self.low} is above high = {self.high}; chunks have low to high tokens")
 
     def __call__(self, problem: Problem, rng: Random) -> list[Span]:
-        return [chunk for run in hintable_runs(problem) for chunk in self._cut(run, rng)]
+        runs = [] if problem.hintable is None else true_runs(problem.hintable)
+        return [chunk for run in runs for chunk in self._cut(run, rng)]
 
     def _cut(self, run: Span, rng: Random) -> list[Span]:
         start, stop = run
@@ -57,14 +61,12 @@ class RandomLength:
         return chunks
 
 
-def hintable_runs(problem: Problem) -> list[Span]:
-    """The longest spans of hintable tokens without a gap; none where there is no trace."""
-    if problem.hintable is None:
-        return []
+def true_runs(mask: Tensor) -> list[Span]:
+    """The longest spans of True in (H,) bool."""
     runs, start = [], 0
-    for hintable, tokens in groupby(problem.hintable.tolist()):
-        end = start + len(list(tokens))
-        if hintable:
+    for value, cells in groupby(mask.tolist()):
+        end = start + len(list(cells))
+        if value:
             runs.append((start, end))
         start = end
     return runs

@@ -9,7 +9,7 @@ dividing by `totals` makes the values of micro-batches and ranks add up to the b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import lazy_loader as lazy
 from attrs import field, frozen, validators
@@ -72,9 +72,7 @@ class GRPO:
     negative_weight: float = field(default=1.0, validator=validators.ge(0.0))
     """Factor on negative advantages; they sum to 0 with the positive ones only at 1."""
 
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("token",)
+    levels: ClassVar[tuple[Level, ...]] = ("token",)
 
     def __call__(
         self,
@@ -110,9 +108,7 @@ class GSPO:
     negative_weight: float = field(default=1.0, validator=validators.ge(0.0))
     """Factor on negative advantages; they sum to 0 with the positive ones only at 1."""
 
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return ("token", "sequence")
+    levels: ClassVar[tuple[Level, ...]] = ("token", "sequence")
 
     def __call__(
         self,

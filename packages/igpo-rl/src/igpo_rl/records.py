@@ -102,13 +102,20 @@ class Rollouts:
     def take(self, rows: Tensor) -> Rollouts:
         """The rows at these indices, in this order."""
         places = rows.tolist()
-        chosen: dict[str, Any] = {}
-        for attribute in fields(type(self)):
-            value = getattr(self, attribute.name)
-            if attribute.name == "metrics" or value is None or (isinstance(value, tuple) and not value):
-                continue
-            chosen[attribute.name] = tuple(value[row] for row in places) if isinstance(value, tuple) else value[rows]
+        chosen: dict[str, Any] = {
+            name: tuple(column[row] for row in places) if isinstance(column, tuple) else column[rows]
+            for name, column in self.columns().items()
+        }
         return evolve(self, **chosen)
+
+    def columns(self) -> dict[str, Any]:
+        """Everything that has one entry a row: tensors and tuples, without what is absent."""
+        values = {attribute.name: getattr(self, attribute.name) for attribute in fields(type(self))}
+        return {
+            name: value
+            for name, value in values.items()
+            if name != "metrics" and value is not None and len(value) == len(self)
+        }
 
 
 @frozen(eq=False, kw_only=True)

@@ -32,10 +32,10 @@ class Scores:
 
     logp: Tensor
     """(S, L) nats, at temperature 1 over the full vocabulary; differentiable."""
-    entropy: Tensor | None
-    """(S, L) nats, of the marginal at the position; not differentiable."""
-    hit: Tensor | None
-    """(S, L) bool: the token is the marginal's most likely one."""
+    entropy: Tensor
+    """(S, L) nats, of the marginal at the position; not differentiable; empty where it was not asked for."""
+    hit: Tensor
+    """(S, L) bool: the token is the marginal's most likely one; empty where it was not asked for."""
 
 
 def token_scores(
@@ -88,8 +88,8 @@ def token_scores(
     table = view.scored.shape
     return Scores(
         logp.new_zeros(table).index_put(at, logp),
-        uncertainty.new_zeros(table).index_put(at, uncertainty[reads]) if entropy else None,
-        hit.new_zeros(table).index_put(at, hit) if hits else None,
+        uncertainty.new_zeros(table).index_put(at, uncertainty[reads]) if entropy else uncertainty,
+        hit.new_zeros(table).index_put(at, hit) if hits else hit,
     )
 
 

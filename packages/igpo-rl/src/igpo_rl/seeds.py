@@ -43,7 +43,7 @@ def row_seeds(seed: int, step: int, keys: Sequence[str], samples: Sequence[int],
 def uniforms(seeds: Tensor, width: int, stream: int = 0) -> Tensor:
     """(n,) long seeds -> (n, width) float32 in [0, 1): u(seed, stream, position), each a multiple of 2**-24."""
     position = torch.arange(1, width + 1, device=seeds.device)
-    key = _mix(_mix(seeds) + (stream + 1) * GOLDEN)
+    key = _mix(_mix(seeds) + seeds.new_tensor(stream + 1) * GOLDEN)
     return _shift(_mix(key[:, None] + position * GOLDEN), 40).float() * 2.0**-24
 
 

@@ -8,7 +8,7 @@ positions. An estimator only plans (a `View`); the log-probs come from `igpo_rl.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import lazy_loader as lazy
 from attrs import evolve, field, frozen, validators
@@ -48,7 +48,7 @@ class MeanField:
     prompt_mask: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
     """Chance of masking a prompt token, drawn anew for every inner update and shared within a group (d1: 0.15)."""
 
-    level = "token"
+    level: ClassVar[Level] = "token"
 
     def __call__(self, rollouts: Rollouts, advantage: Tensor, seeds: Tensor, mask_id: int) -> View:
         """The input [prompt, all masks] is the same for all rows of a group, so there is one of it: U = groups, S = B."""
@@ -76,7 +76,7 @@ class RandomMask:
     high: float = field(default=1.0, validator=[validators.gt(0.0), validators.le(1.0)])
     """Largest share t of masked completion tokens."""
 
-    level = "token"
+    level: ClassVar[Level] = "token"
 
     def __attrs_post_init__(self) -> None:
         if self.low > self.high:

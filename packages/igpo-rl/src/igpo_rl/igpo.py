@@ -1,0 +1,268 @@
+"""IGPO (arXiv 2509.10396): when every sample of a problem fails, show pieces of a reference solution and try again.
+
+`collect` rolls out, inpaints the stuck groups and splices; `learn` turns the batch into losses, one per micro-batch.
+Nothing here knows how text is sampled or verified: that is `play`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from random import Random
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import lazy_loader as lazy
+from attrs import evolve, field, frozen, validators
+
+from igpo_rl.advantages import advantages, has_signal
+from igpo_rl.chunkers import Chunker, RandomLength
+from igpo_rl.filters import EntropyFilter, TopEntropy
+from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
+from igpo_rl.losses import GRPO, PolicyLoss
+from igpo_rl.overlay import check_shown, leaked, place, values_seen, within
+from igpo_rl.passes import Passes, measure
+from igpo_rl.records import Denoiser, Loss, Play, Problem, Rollouts, View
+from igpo_rl.seeds import derive, row_seeds
+from igpo_rl.splice import find_stuck, splice
+from igpo_rl.summary import summarise
+from igpo_rl.views import LikelihoodEstimator, MeanField, same_plan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import Module
+else:
+    torch = lazy.load("torch")
+
+T = TypeVar("T")
+
+
+def identity(value: T) -> T:
+    return value
+
+
+def alone(values: Tensor) -> Tensor:
+    """`gather` of a single process: (n,) -> (1, n), one row a rank."""
+    return values[None]
+
+
+@frozen(kw_only=True)
+class IGPO:
+    """Inpainting-guided policy optimisation; with `NoInjection` plain GRPO for diffusion models."""
+
+    chunker: Chunker = field(factory=RandomLength)
+    """How a trace is cut into hint pieces."""
+    injection: Injection = field(factory=UniformChunks)
+    """Which pieces are shown to which row of a stuck group."""
+    filter: EntropyFilter = field(factory=TopEntropy)
+    """Which hint tokens carry gradient."""
+    estimator: LikelihoodEstimator = field(factory=MeanField)
+    """How log pi(o) is estimated."""
+    loss: PolicyLoss = field(factory=GRPO)
+    """What is minimised."""
+    group: int = field(default=8, validator=validators.ge(1))
+    """Samples of each problem (G)."""
+    prompts: int = field(default=64, validator=validators.ge(1))
+    """Problems of each rollout phase, over all ranks."""
+    replace: float = field(default=0.5, validator=[validators.ge(0.0), validators.le(1.0)])
+    """Largest share of a stuck group that correct inpainted rows may replace (lambda)."""
+    updates: int = field(default=4, validator=validators.ge(1))
+    """Optimiser steps on each batch of rollouts (mu)."""
+    score_rows: int = field(default=64, validator=validators.ge(1))
+    """Rows scored at a time; changes memory and speed, not results."""
+    advantage_std: bool = False
+    """Divide advantages by their group's standard deviation."""
+    keep_zero_signal: bool = False
+    """Keep the KL term of groups whose rewards are all equal; by default they give no gradient at all."""
+    hide_value: bool = False
+    """Never show the answer's value, even where it occurs in the working before the answer."""
+    seed: int = 0
+    """Seed of everything that is drawn for this run."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.estimator.level not in self.loss.levels:
+            raise ValueError(
+                f"loss {type(self.loss).__name__} needs log-probs per {' or '.join(self.loss.levels)}, but estimator "
+                f"{type(self.estimator).__name__} gives them per {self.estimator.level}; choose another loss or estimator"
+            )
+
+    def collect(
+        self,
+        play: Play,
+        problems: Iterator[Problem],
+        progress: float,
+        step: int,
+        *,
+        memory: Memory | None = None,
+        exchange: Callable[[Play], Play] = identity,
+        gather: Callable[[Tensor], Tensor] = alone,
+    ) -> Rollouts:
+        """One rollout phase (section 3 of the paper): B = problems x group rows of this rank, with advantages.
+
+        `play` is called twice on every rank, the second time with the rows of stuck groups, perhaps none; only where
+        the injection wants no second rollout for any stuck group of any rank is that call left out. `exchange` may wrap
+        the second play so that ranks share its rows. `gather` stacks (n,) of each rank to (ranks, n).
+        """
+        memory = {} if memory is None else memory
+        drawn = self._draw(problems, len(gather(torch.zeros(1))))
+        start = perf_counter()
+        originals = self._play(play, drawn, None, step, "rollout")
+        middle = perf_counter()
+        stuck, width = find_stuck(originals, self.group), originals.completion.shape[1]
+        plans = {
+            index: self._plan(drawn[index], width, progress, step, memory)
+            for index in stuck.nonzero().flatten().tolist()
+        }
+        hints = {index: plan for index, plan in plans.items() if plan is not None}
+        asked, granted = gather(torch.tensor([float(len(plans)), float(len(hints))])).sum(0).tolist()
+        batch, counts = originals, {"leak": 0.0, "seen": 0.0}
+        if granted or not asked:
+            overlay = torch.cat([torch.empty(0, width, dtype=torch.long), *(plan.overlay for plan in hints.values())])
+            inpainted = self._play(exchange(play), [drawn[index] for index in hints], overlay, step, "inpaint")
+            counts = self._inspect(inpainted, overlay, [drawn[index] for index in hints])
+            self._observe(inpainted, drawn, hints, memory)
+            batch = splice(originals, inpainted, list(hints), self.group, self.replace)
+        end = perf_counter()
+        metrics = {**batch.metrics, "time/rollout": middle - start, "time/inpaint": end - middle}
+        return evolve(
+            batch,
+            advantage=advantages(batch.reward, self.group, std=self.advantage_std),
+            hinted=torch.zeros_like(batch.correct) if batch.hinted is None else batch.hinted,
+            stuck=stuck.repeat_interleave(self.group),
+            metrics=metrics | summarise(originals, batch, stuck, counts, gather),
+        )
+
+    def learn(
+        self,
+        policy: Module,
+        reference: Denoiser | None,
+        batch: Rollouts,
+        step: int,
+        *,
+        mask_id: int,
+        gather: Callable[[Tensor], Tensor] = alone,
+    ) -> Iterator[Loss]:
+        """One Loss per micro-batch of `score_rows` rows, `updates` times over; step the optimiser after each `last` one.
+
+        The values of an inner update add up to the objective (section 3 of the paper) over micro-batches and ranks, and
+        every rank gets the same number of them. `policy` is put into eval mode: dropout would make the first ratio
+        differ from 1. Before the first update the old policy and the reference score every distinct view once; rows
+        without signal are not scored at all, but stay in the denominator.
+        """
+        policy.eval()
+        signal = has_signal(batch.reward, self.group) | self.keep_zero_signal
+        rows = batch.take(signal.nonzero().flatten())
+        if rows.advantage is None:
+            raise ValueError("the batch has no advantages; pass what `collect` returned")
+        parts = self._parts(len(rows), gather)
+        views = self._views(rows, rows.advantage, step, mask_id, gather)
+        passes = Passes(batch, rows, parts)
+        distinct = {id(view): view for view in views}
+        old = {key: passes.fixed(policy, view) for key, view in distinct.items()}
+        ref: dict[int, Tensor] = {}
+        if reference is not None and self.loss.beta > 0:
+            ref = {key: passes.fixed(reference, view).logp for key, view in distinct.items()}
+        for update, view in enumerate(views):
+            before, reference_logp = old[id(view)], ref.get(id(view))
+            hint = rows.given & before.scored
+            kept = self.filter(before.entropy, before.logp, hint, before.scored) & hint
+            mask = before.scored & (~hint | kept)
+            totals, metrics = measure(len(batch), before, hint, kept, mask, gather)
+            for part in parts:
+                logp = passes.logp(policy, view, part)
+                loss = self.loss(
+                    logp,
+                    # By construction the ratio of the first update is exactly 1, whatever kernels and batch shapes do.
+                    logp.detach() if update == 0 else before.logp[part],
+                    rows.advantage[part],
+                    mask[part],
+                    None if reference_logp is None else reference_logp[part],
+                    rows.group[part],
+                    hint[part],
+                    totals,
+                )
+                last = part is parts[-1]
+                yield Loss(loss.value, {**loss.metrics, **(metrics if last else {})}, last)
+
+    def _draw(self, problems: Iterator[Problem], ranks: int) -> list[Problem]:
+        share, rest = divmod(self.prompts, ranks)
+        if rest:
+            raise ValueError(
+                f"prompts = {self.prompts} cannot be shared by {ranks} processes; use a multiple of {ranks}"
+            )
+        drawn = list(islice(problems, share))
+        if len(drawn) < share:
+            raise ValueError(
+                f"prompts = {self.prompts}, but the problems ended after {len(drawn)}; repeat them endlessly"
+            )
+        return drawn
+
+    def _play(
+        self, play: Play, problems: Sequence[Problem], overlay: Tensor | None, step: int, purpose: str
+    ) -> Rollouts:
+        """`group` rows of each problem, with seeds of their own."""
+        rows = [problem for problem in problems for _ in range(self.group)]
+        keys = tuple(problem.key for problem in rows)
+        seeds = row_seeds(self.seed, step, keys, [*range(self.group)] * len(problems), purpose)
+        rollouts = play(rows, overlay, seeds)
+        if len(rollouts) != len(rows):
+            raise ValueError(f"play returned {len(rollouts)} rows for {len(rows)}; it must keep rows and their order")
+        group = torch.arange(len(problems), device=rollouts.completion.device).repeat_interleave(self.group)
+        return evolve(rollouts, group=group, keys=keys)
+
+    def _plan(self, problem: Problem, width: int, progress: float, step: int, memory: Memory) -> Plan | None:
+        """Which hints each of the group's inpainted rows is shown; None: no second rollout."""
+        if self.hide_value and problem.hintable is not None and problem.answer_value is not None:
+            problem = evolve(problem, hintable=problem.hintable & ~problem.answer_value)
+        rng = Random(derive(self.seed, step, problem.key, "hint"))
+        chunks = within(self.chunker(problem, rng), width)
+        shown = self.injection(problem, chunks, self.group, progress, rng, memory)
+        return None if shown is None else Plan(shown, place(problem, chunks, shown, width))
+
+    def _inspect(self, inpainted: Rollouts, overlay: Tensor, problems: Sequence[Problem]) -> dict[str, float]:
+        """What the rows that came back show of the answer."""
+        check_shown(inpainted, overlay.to(inpainted.completion))
+        rows = [problem for problem in problems for _ in range(self.group)]
+        return {"leak": leaked(inpainted.given, rows), "seen": values_seen(inpainted.given, rows)}
+
+    def _observe(
+        self, inpainted: Rollouts, drawn: Sequence[Problem], hints: Mapping[int, Plan], memory: Memory
+    ) -> None:
+        if isinstance(self.injection, Observer):
+            for (index, plan), correct in zip(hints.items(), inpainted.correct.cpu().view(-1, self.group), strict=True):
+                self.injection.observe(drawn[index], plan.shown, correct, memory)
+
+    def _views(
+        self, rows: Rollouts, advantage: Tensor, step: int, mask_id: int, gather: Callable[[Tensor], Tensor]
+    ) -> list[View]:
+        """One view an inner update, counted by optimiser steps; views that are equal on every rank are one object."""
+        samples = [row % self.group for row in range(len(rows))]
+        views = [
+            self.estimator(
+                rows,
+                advantage,
+                row_seeds(self.seed, step, rows.keys, samples, f"view {update}").to(rows.completion.device),
+                mask_id,
+            )
+            for update in range(self.updates)
+        ]
+        same = torch.tensor([[float(same_plan(view, other)) for other in views] for view in views])
+        everywhere = gather(same.flatten()).amin(0).view_as(same)
+        return [views[int(row.argmax())] for row in everywhere]
+
+    def _parts(self, rows: int, gather: Callable[[Tensor], Tensor]) -> list[slice]:
+        """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""
+        size = max(self.score_rows // self.group * self.group, min(self.score_rows, self.group))
+        needed = int(gather(torch.tensor([-(-rows // size)])).max())
+        return [slice(min(rows, index * size), min(rows, (index + 1) * size)) for index in range(max(1, needed))]
+
+
+@frozen(eq=False)
+class Plan:
+    """What the rows of one group are shown."""
+
+    shown: Tensor
+    """(G, K) bool: which chunks."""
+    overlay: Tensor
+    """(G, L) long: where they stand."""
