@@ -6,7 +6,6 @@ PACKAGES := igpo-sampling igpo-rl igpo-data igpo-cli
 PROJECTS := $(PACKAGES:%=packages/%) $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 
 export UV_FIND_LINKS := $(strip $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)))
-export UV_LINK_MODE ?= copy
 export TOKENIZERS_PARALLELISM ?= false
 # With it every process would compile everything it imports again: 6.5 s instead of 2.9 for torch.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,7 +23,7 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("igpo needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11 ...")'
 	@echo "Setting up .venv (once; about half a minute and the download)"
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 
 .venv/ready: constraints.txt pyproject.toml $(PROJECTS:%=%/pyproject.toml) | .venv/bin/uv
 	@$(BIN)/uv pip install --quiet --python .venv --constraint constraints.txt --group dev $(TORCH) $(PROJECTS:%=--editable %)
