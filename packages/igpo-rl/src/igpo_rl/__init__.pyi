@@ -1,5 +1,7 @@
 from .__about__ import __version__ as __version__
 from .advantages import advantages as advantages
+from .checkpoint import Checkpoints as Checkpoints
+from .checkpoint import Saved as Saved
 from .chunkers import Chunker as Chunker
 from .chunkers import RandomLength as RandomLength
 from .filters import EntropyFilter as EntropyFilter
@@ -27,6 +29,15 @@ from .scores import token_scores as token_scores
 from .seeds import derive as derive
 from .seeds import row_seeds as row_seeds
 from .seeds import uniforms as uniforms
+from .sft import SFT as SFT
+from .sft import Examples as Examples
+from .sft import noise as noise
+from .sft import sft_loss as sft_loss
+from .trainer import Optimizer as Optimizer
+from .trainer import Routine as Routine
+from .trainer import Updater as Updater
+from .trainer import train as train
+from .trainer import train_sft as train_sft
 from .views import LikelihoodEstimator as LikelihoodEstimator
 from .views import MeanField as MeanField
 from .views import RandomMask as RandomMask

@@ -1,0 +1,381 @@
+"""The two loops, SFT and RL, and what they need: optimisers, a schedule, checkpoints between steps.
+
+accelerate is the engine. Nothing here draws random numbers: a step is a function of the seeds and the state, so an
+interrupted step is repeated exactly and a resumed run is the run.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import lazy_loader as lazy
+from attrs import define, field, frozen, validators
+
+from igpo_rl.checkpoint import Checkpoints, Saved
+from igpo_rl.igpo import IGPO, identity
+from igpo_rl.injections import Memory
+from igpo_rl.records import Denoiser, Play, Problem, Rollouts
+from igpo_rl.seeds import permutation_stream
+from igpo_rl.sft import SFT, Examples, noise, sft_loss
+from igpo_rl.views import cut
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+else:
+    torch = lazy.load("torch")
+
+Metrics = Mapping[str, float]
+
+
+def never() -> bool:
+    return False
+
+
+@frozen(kw_only=True)
+class Optimizer:
+    """How the weights move: the rule, its rates and their schedule. All steps are optimiser steps."""
+
+    name: Literal["adamw", "muon"] = field(default="adamw", validator=validators.in_(("adamw", "muon")))
+    """adamw, or muon: Muon on the 2-D weights of numbered blocks and AdamW on everything else."""
+    lr: float = field(default=5e-7, validator=validators.gt(0.0))
+    """Peak rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of AdamW's two running means."""
+    weight_decay: float = field(default=0.1, validator=validators.ge(0.0))
+    """Decoupled weight decay."""
+    matrix_lr: float = field(default=0.02, validator=validators.gt(0.0))
+    """Peak rate of Muon."""
+    momentum: float = field(default=0.95, validator=[validators.ge(0.0), validators.lt(1.0)])
+    """Momentum of Muon."""
+    warmup: int = field(default=50, validator=validators.ge(0))
+    """Steps over which the rate rises linearly to its peak."""
+    schedule: Literal["constant", "linear", "cosine"] = field(
+        default="constant", validator=validators.in_(("constant", "linear", "cosine"))
+    )
+    """How the rate falls from its peak until the last step."""
+    final: float = field(default=0.0, validator=[validators.ge(0.0), validators.le(1.0)])
+    """Share of the peak rate that is left at the last step (linear and cosine)."""
+    clip: float = field(default=0.2, validator=validators.ge(0.0))
+    """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
+
+    def build(self, module: Module) -> list[torch.optim.Optimizer]:
+        """Optimisers of all trainable weights (AdamW, arXiv 1711.05101; Muon, Jordan et al. 2024)."""
+        named = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        if not named:
+            raise ValueError("the model has no trainable weights; train all of it, or give it adapters")
+        coarse = sorted({str(weight.dtype) for weight in named.values() if torch.finfo(weight.dtype).bits < 32})
+        if coarse:
+            warnings.warn(
+                f"trainable weights are {', '.join(coarse)}: small updates are rounded away. "
+                "Keep them in float32 and let accelerate compute in lower precision (mixed_precision).",
+                stacklevel=2,
+            )
+        matrices = _block_matrices(module, named) if self.name == "muon" else {}
+        if self.name == "muon" and not matrices:
+            raise ValueError("muon found no 2-D weights in numbered blocks (`layers.0...`); use name = 'adamw'")
+        built: list[torch.optim.Optimizer] = []
+        rest = [weight for name, weight in named.items() if name not in matrices]
+        if rest:
+            built.append(torch.optim.AdamW(rest, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay))
+        if matrices:
+            built.append(
+                torch.optim.Muon(
+                    matrices.values(), lr=self.matrix_lr, weight_decay=self.weight_decay, momentum=self.momentum
+                )
+            )
+        return built
+
+    def share(self, step: int, steps: int) -> float:
+        """The rate of optimiser step `step` (from 0) of `steps`, as a share of the peak."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup) / max(1, steps - 1 - self.warmup))
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.final + (1 - self.final) * left
+
+
+def _block_matrices(module: Module, named: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    embeddings = {id(inner.weight) for inner in module.modules() if isinstance(inner, torch.nn.Embedding)}
+    return {
+        name: weight
+        for name, weight in named.items()
+        if weight.ndim == 2 and id(weight) not in embeddings and any(part.isdecimal() for part in name.split("."))
+    }
+
+
+class Updater:
+    """Optimiser steps on one module for a whole run: the moments outlive every rollout phase."""
+
+    def __init__(self, accelerator: Accelerator, module: Module, options: Optimizer, steps: int) -> None:
+        """`module` as `accelerator.prepare_model` returned it; `steps`: all optimiser steps of the run, for the schedule."""
+        self.accelerator, self.module, self.options, self.steps = accelerator, module, options, steps
+        self.optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in options.build(module)]
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.done = 0
+
+    def sync_when(self, last: bool) -> AbstractContextManager[Any]:
+        """Ranks exchange gradients only in the last backward pass before a step."""
+        context: AbstractContextManager[Any] = nullcontext() if last else self.accelerator.no_sync(self.module)
+        return context
+
+    def backward(self, value: Tensor) -> None:
+        """Gradients add up over micro-batches and ranks (accelerate means over ranks)."""
+        self.accelerator.backward(value * self.accelerator.num_processes)
+
+    def step(self) -> dict[str, float]:
+        """Clip, refuse a gradient that is not finite, set the rates, step. The schedule moves on either way."""
+        share = self.options.share(self.done, self.steps)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+        norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.options.clip or math.inf))
+        skipped = not math.isfinite(norm)
+        for optimizer in self.optimizers:
+            if not skipped:
+                optimizer.step()
+            optimizer.zero_grad()
+        self.done += 1
+        metrics = {"optimizer/lr": self.options.lr * share, "optimizer/skipped": float(skipped)}
+        return metrics if skipped else {**metrics, "optimizer/grad_norm": norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "weights": trainable(self.accelerator.unwrap_model(self.module)),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "done": self.done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_weights(self.accelerator.unwrap_model(self.module), state["weights"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done = state["done"]
+
+
+def trainable(module: Module) -> dict[str, Tensor]:
+    """The weights that training changes; frozen ones come from the model's own files."""
+    return {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def load_weights(module: Module, weights: Mapping[str, Tensor]) -> None:
+    """Put `trainable` weights back; ValueError where the module has others."""
+    own = trainable(module)
+    if own.keys() != weights.keys():
+        raise ValueError(
+            f"the checkpoint's trainable weights differ from the model's in {len(own.keys() ^ weights.keys())} names, "
+            f"for example {min(own.keys() ^ weights.keys())}; resume with the model and adapters that it was written with"
+        )
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight.copy_(weights[name])
+
+
+@frozen(kw_only=True)
+class Routine:
+    """What happens around the steps of a phase."""
+
+    log: Callable[[int, str, Metrics], None]
+    """(steps done, phase, metrics): after every step, and after every evaluation with its metrics alone."""
+    evaluate: Callable[[Module], Metrics] | None = None
+    """What is measured before the first step, every `evaluate_every` steps and after the last one."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0: none at all."""
+    checkpoints: Checkpoints | None = None
+    """Where to save, every `save_every` steps and after the last one."""
+    save_every: int = 0
+    """Steps between checkpoints; 0: only after the last one."""
+    watch: Callable[[int, Rollouts], None] | None = None
+    """(steps done, batch): sees every spliced batch."""
+    stop: Callable[[], bool] = never
+    """Asked between steps; True ends the phase after a checkpoint. The ranks must agree."""
+
+    def before(self, phase: str, start: int, updater: Updater) -> None:
+        """The evaluation that all later ones are compared with."""
+        if start == 0:
+            self._evaluate(phase, 0, updater)
+
+    def after(self, phase: str, done: int, steps: int, updater: Updater, memory: Memory) -> bool:
+        """Evaluate and save what is due, in this order: a checkpoint has all its metrics before it. True: stop now."""
+        over = done == steps or self.stop()
+        if done == steps or due(done, self.evaluate_every):
+            self._evaluate(phase, done, updater)
+        if self.checkpoints is not None and (over or due(done, self.save_every)):
+            if updater.accelerator.is_main_process:
+                self.checkpoints.save(phase, done, {**updater.state_dict(), "memory": memory})
+            updater.accelerator.wait_for_everyone()
+        return over
+
+    def _evaluate(self, phase: str, done: int, updater: Updater) -> None:
+        if self.evaluate is not None and self.evaluate_every > 0:
+            self.log(done, phase, self.evaluate(updater.module))
+
+
+def due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+@define
+class Meter:
+    """Metrics of one step: contributions add up over micro-batches and ranks and are averaged over inner updates."""
+
+    gather: Callable[[Tensor], Tensor]
+    parts: dict[str, float] = field(factory=dict)
+    updates: list[Metrics] = field(factory=list)
+
+    def add(self, metrics: Metrics) -> None:
+        """One micro-batch's contributions; of a name that ends in `_max` the largest counts."""
+        for name, value in metrics.items():
+            known = self.parts.get(name, 0.0)
+            self.parts[name] = max(known, value) if name.endswith("_max") else known + value
+
+    def close(self, metrics: Metrics) -> None:
+        """One inner update is over; `metrics` are alike on all ranks."""
+        self.updates.append(metrics)
+
+    def flush(self) -> dict[str, float]:
+        """The step's metrics over all ranks; empties the meter."""
+        table = self.gather(torch.tensor([self.parts[name] for name in sorted(self.parts)], dtype=torch.float64))
+        columns = zip(sorted(self.parts), table.sum(0).tolist(), table.amax(0).tolist(), strict=True)
+        count = max(1, len(self.updates))
+        metrics = {name: most if name.endswith("_max") else total / count for name, total, most in columns}
+        for name in dict.fromkeys(name for update in self.updates for name in update):
+            values = [update[name] for update in self.updates if name in update]
+            metrics[name] = sum(values) / len(values)
+        self.parts, self.updates = {}, []
+        return metrics
+
+
+def train(
+    algorithm: IGPO,
+    policy: Module,
+    reference: Denoiser | None,
+    play: Play,
+    problems: Sequence[Problem],
+    *,
+    accelerator: Accelerator,
+    optimizer: Optimizer,
+    routine: Routine,
+    steps: int,
+    mask_id: int,
+    resume: Saved | None = None,
+    exchange: Callable[[Play], Play] = identity,
+    phase: str = "igpo",
+) -> int:
+    """RL for `steps` rollout phases in all; returns how many are done, fewer where `routine.stop` said so.
+
+    `policy` as `accelerator.prepare_model` returned it. Every rank gets the same `problems` and takes its share of their
+    order, which depends on the algorithm's seed alone. A `resume` of an earlier phase counts as step 0 of this one.
+    """
+    gather = gather_with(accelerator)
+    updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates)
+    start, memory = restore(resume, phase, updater)
+    order = permutation_stream(len(problems), algorithm.seed, phase, start=start * algorithm.prompts)
+    stream = (problems[index] for index in islice(order, accelerator.process_index, None, accelerator.num_processes))
+    meter = Meter(gather)
+    routine.before(phase, start, updater)
+    for step in range(start, steps):
+        batch = algorithm.collect(
+            play, stream, progress=step / steps, step=step, memory=memory, exchange=exchange, gather=gather
+        )
+        if routine.watch is not None:
+            routine.watch(step + 1, batch)
+        began = perf_counter()
+        for part in algorithm.learn(policy, reference, batch, step, mask_id=mask_id, gather=gather):
+            with updater.sync_when(part.last):
+                updater.backward(part.value)
+            meter.add(part.metrics)
+            if part.last:
+                meter.close(updater.step())
+        routine.log(step + 1, phase, {**batch.metrics, **meter.flush(), "time/learn": perf_counter() - began})
+        if routine.after(phase, step + 1, steps, updater, memory):
+            return step + 1
+    return max(start, steps)
+
+
+def train_sft(
+    options: SFT,
+    policy: Module,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    accelerator: Accelerator,
+    optimizer: Optimizer,
+    routine: Routine,
+    width: int,
+    mask_id: int,
+    eos_id: int,
+    pad_id: int,
+    seed: int = 0,
+    resume: Saved | None = None,
+    phase: str = "sft",
+) -> int:
+    """SFT on (prompt (P_i,), completion (H_i,)) pairs for `options.steps` steps in all; returns how many are done.
+
+    Completions are filled up to `width` with EOS, which is learned.
+    """
+    gather = gather_with(accelerator)
+    updater = Updater(accelerator, policy, optimizer, options.steps)
+    start, memory = restore(resume, phase, updater)
+    order = permutation_stream(len(pairs), seed, phase, start=start * options.batch)
+    mine = rank_slice(options.batch, accelerator)
+    meter = Meter(gather)
+    routine.before(phase, start, updater)
+    for step in range(start, options.steps):
+        began = perf_counter()
+        prompts, targets = zip(*(pairs[index] for index in islice(order, options.batch)), strict=True)
+        examples = Examples.of(prompts, targets, width, eos_id=eos_id, pad_id=pad_id).part(mine, accelerator.device)
+        places = torch.arange(mine.start, mine.stop)
+        view = noise(examples, places, options.batch, seed=seed, step=step, mask_id=mask_id)
+        masked = int(gather(view.scored.sum()[None]).sum())
+        policy.train()
+        for first in range(0, len(examples), options.score_rows):
+            stop = min(first + options.score_rows, len(examples))
+            loss = sft_loss(
+                policy, cut(view, first, stop), examples.target[first:stop], rows=options.batch, masked=masked
+            )
+            with updater.sync_when(stop == len(examples)):
+                updater.backward(loss.value)
+            meter.add(loss.metrics)
+        meter.close(updater.step())
+        routine.log(step + 1, phase, {**meter.flush(), "time/learn": perf_counter() - began})
+        if routine.after(phase, step + 1, options.steps, updater, memory):
+            return step + 1
+    return max(start, options.steps)
+
+
+def restore(resume: Saved | None, phase: str, updater: Updater) -> tuple[int, Memory]:
+    """Steps done and the injection's memory, with weights and optimisers put back; (0, {}) for a phase not begun."""
+    if resume is None or resume.phase != phase:
+        return 0, {}
+    state = resume.load()
+    updater.load_state_dict(state)
+    return resume.step, state["memory"]
+
+
+def rank_slice(rows: int, accelerator: Accelerator) -> slice:
+    share, rest = divmod(rows, accelerator.num_processes)
+    if rest:
+        raise ValueError(
+            f"batch = {rows} cannot be shared by {accelerator.num_processes} processes; use a multiple of it"
+        )
+    return slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+
+
+def gather_with(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
+    """(n,) of this rank -> (ranks, n)."""
+
+    def gather(values: Tensor) -> Tensor:
+        gathered: Tensor = accelerator.gather(values[None].to(accelerator.device))
+        return gathered
+
+    return gather
