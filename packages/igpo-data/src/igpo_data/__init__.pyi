@@ -1,4 +1,6 @@
 from .__about__ import __version__ as __version__
+from .extraction import extract_answer as extract_answer
+from .extraction import locate_answers as locate_answers
 from .task import Task as Task
 from .task import TaskSource as TaskSource
 from .tasks.lists import Lists as Lists
@@ -6,3 +8,6 @@ from .verdict import Verdict as Verdict
 from .verdict import Verifier as Verifier
 from .verdict import verify as verify
 from .verifiers.derivation import Derivation as Derivation
+from .verifiers.exact import Exact as Exact
+from .verifiers.math import Math as Math
+from .verifiers.numeric import Numeric as Numeric
