@@ -33,3 +33,17 @@ def test_a_share_lies_between_0_and_1(share: float) -> None:
 
     with pytest.raises(ValueError, match="share"):
         FadingPrefix(share=share)
+
+
+def test_a_foreign_loop_learns_with_hints_and_not_without() -> None:
+    import foreign_loop
+
+    from igpo_rl import NoInjection, UniformChunks
+
+    correct = []
+    for injection in (UniformChunks(low=0.5, high=1.0), NoInjection()):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)  # the model's first weights
+            correct.append(sum(foreign_loop.main(injection, steps=80)[-10:]) / 10)
+    assert correct[0] > 5 * correct[1]
+    assert correct[0] > 0.1
