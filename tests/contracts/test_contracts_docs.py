@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -77,3 +78,21 @@ def test_links_between_documents_lead_somewhere() -> None:
         if not (path.parent / target).exists()
     ]
     assert broken == []
+
+
+def unresolved(text: str) -> list[str]:
+    """Dotted names of ours in backticks that nothing answers to."""
+    missing = []
+    for name in set(re.findall(r"`(igpo_\w+(?:\.\w+)+)`", text)):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            missing.append(name)
+    return sorted(missing)
+
+
+def test_names_in_documents_exist() -> None:
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("examples/*/*.md"))
+    found = {str(path.relative_to(ROOT)): unresolved(path.read_text(encoding="utf-8")) for path in pages}
+    assert {page: names for page, names in found.items() if names} == {}
+    assert unresolved("`igpo_rl.IGPO.collect` and `igpo_rl.IGPO.gather`") == ["igpo_rl.IGPO.gather"]
