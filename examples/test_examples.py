@@ -20,11 +20,13 @@ def test_sampling_alone() -> None:
 def test_a_fading_prefix_shows_less_and_less_of_the_beginning() -> None:
     from mine import FadingPrefix
 
+    from igpo_rl.testing import check_injection
+
     problem = Problem(key="p", prompt=torch.tensor([0]))
     chunks = [(0, 2), (2, 4), (4, 6), (6, 8)]
     shown = [FadingPrefix(share=1.0)(problem, chunks, 3, progress, Random(0), {}) for progress in (0.0, 0.5, 1.0)]
     assert [table[0].tolist() for table in shown] == [[True] * 4, [True, True, False, False], [False] * 4]
-    assert FadingPrefix()(problem, [], 3, 0.0, Random(0), {}) is None
+    check_injection(FadingPrefix())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
