@@ -3,7 +3,11 @@ from .extraction import extract_answer as extract_answer
 from .extraction import locate_answers as locate_answers
 from .task import Task as Task
 from .task import TaskSource as TaskSource
+from .tasks.gsm8k import GSM8K as GSM8K
+from .tasks.huggingface import HuggingFace as HuggingFace
+from .tasks.jsonl import Jsonl as Jsonl
 from .tasks.lists import Lists as Lists
+from .tasks.procedural import Procedural as Procedural
 from .verdict import Verdict as Verdict
 from .verdict import Verifier as Verifier
 from .verdict import verify as verify

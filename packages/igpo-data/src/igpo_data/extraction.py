@@ -43,14 +43,16 @@ def extract_answer(text: str) -> str | None:
     return value if value and len(value) <= LONGEST else None
 
 
-def locate_answers(trace: str, answer: str) -> tuple[tuple[int, int], ...]:
+def locate_answers(trace: str, answer: str, pattern: str | None = None) -> tuple[tuple[int, int], ...]:
     """Half-open character spans of every stated answer in a worked solution, in order, without overlaps.
 
-    Boxes and tags give their content, the other statements the rest of their line. Empty unless one of them agrees with
-    `answer`: without a statement that is known to be the answer, the rest of the trace cannot be trusted not to hold it.
+    Boxes and tags give their content, the other statements the rest of their line, `pattern` (a regular expression for
+    statements of another form) its group. Empty unless one of them agrees with `answer`: without a statement that is known to be the answer, the rest of the trace cannot be trusted not to hold it.
     """
     spans = [_statement(trace, mark, hide=True) for mark in MARK.finditer(trace)]
     spans += _boxes(trace)
+    if pattern is not None:
+        spans += [match.span(1) for match in re.finditer(pattern, trace)]
     found = [span for start, end in spans if (span := _trim(trace, start, end))[0] < span[1]]
     if not any(_states(trace[start:end], answer) for start, end in found):
         return ()

@@ -1,0 +1,81 @@
+"""Generated problems without end, from reasoning-gym: by name, and with worked solutions for `gsm_symbolic`.
+
+Only reference answers are used. reasoning-gym's own scorers give partial credit, accept garbage in places and parse the
+text of the model as code in others, so they are no judge here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import field, frozen, validators
+
+from igpo_data.extraction import locate_answers
+from igpo_data.task import Task
+
+SPLITS = ("train", "test")
+BROKEN_TEMPLATES = frozenset((32, 35, 37, 61, 63, 65, 74, 76, 77, 79, 86, 87, 90, 97, 98))
+# Of gsm_symbolic; marked there as needing a fix.
+ATTEMPTS = 4
+# Generated problems per wanted one at most, where a data set repeats itself.
+
+
+@frozen(kw_only=True)
+class Procedural:
+    """Generated problems of reasoning-gym; gsm_symbolic resembles GSM8K and has worked solutions."""
+
+    dataset: str = "gsm_symbolic"
+    """Name of the data set in reasoning-gym; choose one whose answers are unique."""
+    seed: int = 0
+    """Another seed generates other problems."""
+    train_problems: int = field(default=10_000, validator=[validators.ge(1), validators.le(1_000_000)])
+    """Problems in the split "train"."""
+    test_problems: int = field(default=512, validator=[validators.ge(1), validators.le(1_000_000)])
+    """Held-out problems in the split "test"; none of them is in "train"."""
+
+    def __call__(self, split: str) -> list[Task]:
+        """The problems of a split, all different, the same ones at every call; fewer where there are no more."""
+        if split not in SPLITS:
+            raise ValueError(f"procedural has no split {split!r}; it has {', '.join(SPLITS)}")
+        held_out = {task.prompt: task for task in self._generate("test", self.test_problems, frozenset())}
+        if split == "test":
+            return list(held_out.values())
+        return list(self._generate("train", self.train_problems, frozenset(held_out)))
+
+    def _generate(self, split: str, problems: int, excluded: frozenset[str]) -> Iterator[Task]:
+        import reasoning_gym
+
+        # Problem i comes of seed + i there, so the splits' seeds must be far apart.
+        digest = hashlib.blake2b(f"{self.dataset}/{self.seed}/{split}".encode(), digest_size=5).digest()
+        try:
+            source = reasoning_gym.create_dataset(
+                self.dataset, seed=int.from_bytes(digest, "big"), size=ATTEMPTS * problems
+            )
+        except ValueError as error:
+            raise ValueError(f"reasoning-gym has no data set {self.dataset!r}: {error}") from error
+        seen = set(excluded)
+        for index, entry in enumerate(source):
+            if self.dataset == "gsm_symbolic" and source.task_indices[index] in BROKEN_TEMPLATES:
+                continue
+            if entry["question"] not in seen:
+                seen.add(entry["question"])
+                yield self._task(entry, f"{self.dataset}/{split}/{index}")
+            if len(seen) - len(excluded) == problems:
+                return
+
+    def _task(self, entry: dict[str, Any], key: str) -> Task:
+        answer = entry["answer"]
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(
+                f"reasoning-gym's {self.dataset!r} has no reference answers, only a scorer; choose another data set"
+            )
+        trace = entry["metadata"].get("answer_cot")
+        return Task(
+            key=key,
+            prompt=entry["question"],
+            answer=answer,
+            trace=trace,
+            answer_spans=locate_answers(trace, answer) if trace else (),
+        )
