@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from igpo_cli.errors import UsageError, close
 from igpo_cli.options import Option, conform, from_text, options, show
 from igpo_cli.plugins import KINDS, Catalogue, Kind, load_target
-from igpo_cli.settings import Evaluation, LoRA, Prompt, Run
+from igpo_cli.settings import Evaluation, FineTuning, LoRA, Prompt, Run
 
 SECTIONS = ("prompt", "optimizer", "lora")
 SHARED = (*KINDS, *SECTIONS)
@@ -28,13 +28,9 @@ DEFAULT, FLAG = "default", "flag"
 
 def section(name: str) -> type[Any]:
     """The class behind a table that holds no plug-in; `eval` stands for every [eval.NAME]."""
-    match name:
-        case "optimizer":
-            return load_target("igpo_rl.trainer:Optimizer")
-        case "sft":
-            return load_target("igpo_rl.sft:SFT")
-        case _:
-            return {"prompt": Prompt, "lora": LoRA, "eval": Evaluation}[name]
+    if name == "optimizer":
+        return load_target("igpo_rl.trainer:Optimizer")
+    return {"prompt": Prompt, "lora": LoRA, "sft": FineTuning, "eval": Evaluation}[name]
 
 
 def algorithm() -> type[Any]:
@@ -44,7 +40,8 @@ def algorithm() -> type[Any]:
 
 def top_level() -> dict[str, Option]:
     """The keys outside any table."""
-    return {name: option for name, option in options(algorithm()).items() if name not in KINDS} | dict(options(Run))
+    run = options(Run)
+    return {**run, **{key: each for key, each in options(algorithm()).items() if key not in (*KINDS, *run)}}
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -134,8 +131,6 @@ class Draft:
 
     sources: list[Source]
     catalogue: Catalogue
-    lenient: bool = False
-    """Unknown keys are left out instead of refused."""
     notes: list[str] = field(factory=list)
     tables: dict[str, Table] = field(factory=dict)
     scopes: list[str] = field(factory=list)
@@ -213,7 +208,7 @@ class Draft:
                     stacks.setdefault(key, []).append((origin, value))
         if table.name is not None:
             table.options = self._options(kind, table.name)
-        if stacks and table.name is None and not self.lenient:
+        if stacks and table.name is None:
             key, stack = next(iter(stacks.items()))
             raise _refuse(path, key, stack[-1][0], f"{key} is set, but no {kind.name} is chosen. {_choose(kind, path)}")
         self._fill(table, stacks, kind)
@@ -230,8 +225,6 @@ class Draft:
             origin, value = stack[-1]
             option = table.options.get(key)
             if option is None:
-                if self.lenient:
-                    continue
                 raise self._unknown(table, key, origin, value, kind)
             if option.kind:
                 inner, path = KINDS[option.kind], _join(table.path, key)
@@ -263,7 +256,8 @@ class Draft:
 
 def flag(path: str) -> str:
     """The flag of a dotted path."""
-    return "--" + path.replace("_", "-")
+    table, dot, key = path.rpartition(".")
+    return f"--{table}{dot}{key.replace('_', '-')}"
 
 
 def _join(*parts: str | None) -> str:

@@ -6,9 +6,10 @@ The docstring under a field is no object at run time, so it is read from the cla
 from __future__ import annotations
 
 import ast
+import json
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,7 @@ class Option:
     """attrs.NOTHING where a value is required."""
     help: str
     bounds: str
-    """What its validators say, such as ">= 1"."""
+    """What its validators say, such as ">= 1" or "0 to 1"."""
 
     @property
     def kind(self) -> str | None:
@@ -58,18 +59,26 @@ def options(cls: type[Any]) -> Mapping[str, Option]:
             type=field.type,
             default=field.default.factory() if isinstance(field.default, attrs.Factory) else field.default,  # type: ignore[arg-type]
             help=docs.get(field.name, ""),
-            bounds=", ".join(_bounds(field.validator)),
+            bounds=_bounds(field.validator),
         )
         for field in attrs.fields(cls)
     }
 
 
-def _bounds(validator: Any) -> list[str]:
+def _bounds(validator: Any) -> str:
     """The bounds that attrs' own comparisons state; other validators explain themselves when they fail."""
+    found = dict(_comparisons(validator))
+    if found.keys() == {">=", "<="}:
+        return f"{found['>=']} to {found['<=']}"
+    return ", ".join(f"{sign} {bound}" for sign, bound in found.items())
+
+
+def _comparisons(validator: Any) -> Iterator[tuple[str, str]]:
     if hasattr(validator, "compare_op"):
-        return [f"{validator.compare_op} {validator.bound}"]
-    inner = (*getattr(validator, "_validators", ()), getattr(validator, "validator", None))
-    return [bound for part in inner if part is not None for bound in _bounds(part)]
+        yield validator.compare_op, f"{validator.bound:.12g}"
+    for part in (*getattr(validator, "_validators", ()), getattr(validator, "validator", None)):
+        if part is not None:
+            yield from _comparisons(part)
 
 
 # Docstrings ----------------------------------------------------------------------------------------------------------
@@ -193,15 +202,24 @@ def metavar(type_: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as it stands in TOML; None is none."""
+    """A value as it stands in TOML, in one line."""
     match value:
         case bool():
             return str(value).lower()
         case None:
-            return "none"
+            return '"none"'
+        case str():
+            return json.dumps(value, ensure_ascii=False)
         case list() | tuple():
             return f"[{', '.join(map(show, value))}]"
-        case str():
-            return f'"{value}"'
+        case Mapping():
+            return f"{{{', '.join(f'{key} = {show(part)}' for key, part in value.items())}}}"
         case _:
             return str(value)
+
+
+def brief(value: Any) -> str:
+    """A value as one types it behind a flag."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(brief, value)) or "none"
+    return "none" if value is None else value if isinstance(value, str) and value else show(value)

@@ -1,10 +1,12 @@
-"""The options that belong to a run rather than to a plug-in: top-level keys, [prompt], [lora] and [eval.NAME]."""
+"""The options that belong to a run rather than to a plug-in: top-level keys, [prompt], [lora], [sft], [eval.NAME]."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from attrs import field, frozen, validators
+
+from igpo_rl.sft import SFT
 
 positive = validators.ge(1)
 count = validators.ge(0)
@@ -68,6 +70,14 @@ class LoRA:
     """Scale of the adapters: their product counts alpha / rank."""
     dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
     """Dropout in front of the adapters during SFT."""
+
+
+@frozen(kw_only=True)
+class FineTuning(SFT):
+    """The phase before reinforcement learning; any table may be overridden beneath it."""
+
+    split: str = "train"
+    """Split of the task; problems without a worked solution are left out."""
 
 
 @frozen(kw_only=True)

@@ -1,1 +1,293 @@
-"""One module a command; each has `register(app)`."""
+"""One module a command; each has `register(app)`. Here: how a command is declared whose options are those of a run.
+
+argv is read twice. The first reading finds what decides which options there are: preset, file, and names of plug-ins.
+Then Typer reads it with these options, so --help shows no option of a plug-in that was not chosen.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+
+import typer
+from attrs import NOTHING, define, field, frozen
+
+from igpo_cli import errors
+
+if TYPE_CHECKING:
+    from igpo_cli.plugins import Catalogue
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+EPILOG = (
+    "Beside a flag stands its value without it. A flag is its path in the TOML file. Every table may be overridden for "
+    "fine-tuning or for one evaluation: --sft.optimizer.lr 0.02, --eval.heldout.sampler.temperature 0."
+)
+
+
+class App(typer.Typer):
+    """The igpo command for one argv."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        super().__init__(
+            name="igpo",
+            help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            rich_markup_mode="rich",
+        )
+        self.argv = argv
+        self._groups: dict[str, typer.Typer] = {}
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The installed plug-ins; what is wrong with them is said once."""
+        from igpo_cli.plugins import Catalogue
+
+        catalogue = Catalogue.installed()
+        for warning in catalogue.warnings:
+            errors.warn(warning)
+        return catalogue
+
+    def group(self, name: str, summary: str) -> typer.Typer:
+        """The group of commands `igpo NAME ...`, made once."""
+        if name not in self._groups:
+            self._groups[name] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+            self.add_typer(self._groups[name], name=name, help=summary)
+        return self._groups[name]
+
+
+def config_command(
+    app: App, name: str, *, tables: Sequence[str] | None = None, preset: str | None = "tiny"
+) -> Callable[[Function], Function]:
+    """Declare a command whose options are those of a run.
+
+        @config_command(app, "train")
+        def train(config: Config, *, resume: Annotated[Path | None, typer.Option(help="...")] = None) -> None:
+            '''The first line is the command's help.'''
+
+    The function gets the resolved `Config`, then its own parameters, which are declared as Typer wants them. The command
+    itself adds the argument FILE.toml, --preset, --plugin and the flags of every table. `name` may have two words, of
+    which the first is a group made by `app.group`. `tables` are the ones that --help shows (default: all; "" is the top
+    level, "eval" every [eval.NAME]); the others' flags work all the same. Without FILE and --preset, `preset` is taken.
+    """
+    words = name.split()
+    parent = app.group(words[0], "") if len(words) > 1 else app
+
+    def declare(function: Function) -> Function:
+        own = own_parameters(function)
+        flags: dict[str, Flag] = {}
+        if list(app.argv[: len(words)]) == words:
+            reading = Reading.of(app.argv[len(words) :], own)
+            flags = {flag.parameter.name: flag for flag in narrowed(app.catalogue, reading, preset, tables)}
+
+        def command(
+            *, config_file: Path | None, config_preset: str | None, config_plugins: list[str], **values: Any
+        ) -> None:
+            from igpo_cli.config import resolve
+
+            given = {
+                flags[key].path: flags[key].value(it) for key, it in values.items() if key in flags and it is not None
+            }
+            if config_plugins:
+                given["plugins"] = config_plugins
+            chosen = config_preset or (None if config_file else preset)
+            config = resolve(chosen, config_file, given, app.catalogue)
+            function(config, **{key: value for key, value in values.items() if key not in flags})
+
+        _sign(command, function, [*common(preset), *own, *(flag.parameter for flag in flags.values())])
+        parent.command(words[-1], epilog=EPILOG)(command)
+        return function
+
+    return declare
+
+
+def own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """All parameters but the first, whose type need not be imported."""
+    space = getattr(function, "__globals__", {})
+    _, *own = inspect.signature(function).parameters.values()
+    return [
+        each.replace(annotation=eval(each.annotation, space)) if isinstance(each.annotation, str) else each
+        for each in own
+    ]
+
+
+def _sign(command: Any, function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+    update_wrapper(command, function)
+    command.__signature__ = inspect.Signature([each.replace(kind=each.KEYWORD_ONLY) for each in parameters])
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+
+
+def common(preset: str | None) -> list[inspect.Parameter]:
+    """What every such command has."""
+    without = f"{preset}, where no file is given" if preset else ""
+    return [
+        _parameter(
+            "config_file",
+            Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Values that go over the preset's.")],
+        ),
+        _parameter(
+            "config_preset",
+            Annotated[
+                str | None,
+                typer.Option(
+                    "--preset", metavar="NAME", help=f"Start from a preset (igpo config presets). {_dim(without)}"
+                ),
+            ],
+        ),
+        _parameter(
+            "config_plugins",
+            Annotated[
+                list[str],
+                typer.Option(
+                    "--plugin",
+                    metavar="FILE.py",
+                    help="Python file with plug-ins; may be repeated.",
+                    show_default=False,
+                ),
+            ],
+            default=[],
+        ),
+    ]
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+# The first reading ---------------------------------------------------------------------------------------------------
+
+
+def canonical(word: str) -> str:
+    """A flag as it is declared: --model.mask_id is --model.mask-id, and --sampler.name is --sampler."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    table, dot, key = name.rpartition(".")
+    return (table if dot and key == "name" else table + dot + key.replace("_", "-")) + equals + value
+
+
+@define
+class Reading:
+    """What the first reading of argv finds; values count only where they choose something."""
+
+    file: Path | None = None
+    preset: str | None = None
+    flags: dict[str, Any] = field(factory=dict)
+    """Dotted path -> text, or True where none followed."""
+
+    @classmethod
+    def of(cls, words: Sequence[str], own: Sequence[inspect.Parameter]) -> Reading:
+        """Read `words`; the flags of the command's `own` parameters are left out."""
+        from igpo_cli.config import top_level
+
+        found, rest = cls(), list(words)
+        mine = {name: each.annotation for each in own for name in _names(each)} | {"--help": bool}
+        switches = {option.name.replace("_", "-") for option in top_level().values() if option.type is bool}
+        switches |= {name.removeprefix("--") for name, type_ in mine.items() if bool in (type_, *get_args(type_))}
+        while rest and (word := rest.pop(0)) != "--":
+            if not word.startswith("--"):
+                if word.endswith(".toml") and found.file is None:
+                    found.file = Path(word)
+                continue
+            name, equals, value = word.removeprefix("--").partition("=")
+            follows = bool(rest) and not rest[0].startswith("--") and name.removeprefix("no-") not in switches
+            if not equals and follows and not ("." in name and rest[0].endswith(".toml")):
+                equals, value = "=", rest.pop(0)
+            if name == "preset":
+                found.preset = value
+            elif name == "plugin":
+                found.flags.setdefault("plugins", []).append(value)
+            elif f"--{name}" not in mine:
+                table, dot, key = name.removeprefix("no-").rpartition(".")
+                found.flags[table + dot + key.replace("-", "_")] = value if equals else True
+        return found
+
+
+def _names(parameter: inspect.Parameter) -> Iterator[str]:
+    """The flags of a parameter that is declared as Typer wants it."""
+    yield "--" + parameter.name.replace("_", "-")
+    for info in getattr(parameter.annotation, "__metadata__", ()):
+        declared = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))
+        yield from (part for text in declared if isinstance(text, str) for part in text.split("/") if part[:1] == "-")
+
+
+# The options ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Flag:
+    """One value of the configuration as a Typer parameter."""
+
+    path: str
+    parameter: inspect.Parameter
+    off: bool = False
+    """True where the flag's presence means false."""
+
+    def value(self, given: Any) -> Any:
+        """What the flag says; text is read later, as the option's type."""
+        return False if self.off else given
+
+
+def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables: Sequence[str] | None) -> list[Flag]:
+    """The flags of all tables, for the plug-ins that the first reading found."""
+    from igpo_cli.config import SHARED, Draft, flag, sources
+    from igpo_cli.options import brief, describe, metavar, options
+    from igpo_cli.plugins import KINDS
+    from igpo_cli.settings import Run
+
+    flags: list[Flag] = []
+
+    def add(
+        path: str, value: str, text: str, panel: str, hidden: bool, *, switch: bool = False, off: bool = False
+    ) -> None:
+        option = typer.Option(
+            "--no-" + flag(path)[2:] if off else flag(path),
+            metavar=value,
+            help=text,
+            rich_help_panel=_plain(panel),
+            show_default=False,
+            hidden=hidden,
+        )
+        kind: Any = bool if switch else str
+        name = f"flag_{len(flags)}"
+        flags.append(Flag(path, _parameter(name, Annotated[kind | None, option]), off))
+
+    draft = Draft(sources(reading.preset or (None if reading.file else preset), reading.file, reading.flags), catalogue)
+    for path, table in draft.tables.items():
+        scope, _, name = path.rpartition(".")
+        unwanted = tables is not None and not {name, scope} & {*tables}
+        hidden = unwanted or (bool(scope) and name in SHARED)
+        panel = f"[{path}] {table.name or ''}".strip()
+        if name in KINDS:
+            about = describe(catalogue.load(name, table.name))[0] if table.name else ""
+            text = " ".join(filter(None, (_plain(about), _dim("|".join(catalogue.names(name))))))
+            add(path, table.name or "NAME", text, panel, hidden)
+        for key, option in table.options.items():
+            if option.kind or (not path and key == "plugins"):
+                continue
+            _, value = table.cells.get(key, ("", option.default))
+            at = path if path and key == "name" else f"{path}.{key}".strip(".")
+            place = panel if path else "Run" if key in options(Run) else "IGPO"
+            plain = option.type in (int, float, str, bool)
+            says = ["required" if value is NOTHING else "", "" if plain else metavar(option.type), option.bounds]
+            text = " ".join(filter(None, (_plain(option.help), _dim(", ".join(filter(None, says))))))
+            if option.type is bool:
+                add(at, "off", text, place, hidden or value is True, switch=True)
+                add(at, "on", text, place, hidden or value is not True, switch=True, off=True)
+            else:
+                shown = metavar(option.type) if value is NOTHING else brief(value)
+                add(at, shown if len(shown) <= 20 else shown[:19] + "…", text, place, hidden)
+    return flags
+
+
+def _plain(text: str) -> str:
+    """Text in which brackets are no markup."""
+    return text.replace("[", "\\[")
+
+
+def _dim(text: str) -> str:
+    return f"[dim]{_plain(f'[{text}]')}[/dim]" if text else ""

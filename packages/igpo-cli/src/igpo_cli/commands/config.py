@@ -1,0 +1,100 @@
+"""`igpo config`: what a run would be told, where each value came from, and whether it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from igpo_cli import errors
+from igpo_cli.commands import App, config_command
+
+if TYPE_CHECKING:
+    from igpo_cli.config import Config
+
+
+def register(app: App) -> None:
+    """Adds the group."""
+    group = app.group("config", "Show and check the values of a run; list the presets.")
+
+    @config_command(app, "config show")
+    def show(
+        config: Config, *, as_json: Annotated[bool, typer.Option("--json", help="Values, origins and notes.")] = False
+    ) -> None:
+        """Show every value as TOML, and behind it where it came from."""
+        if as_json:
+            found = {"values": config.values, "origins": config.origins, "notes": config.notes}
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            print_values(config)
+
+    @config_command(app, "config check")
+    def check(config: Config) -> None:
+        """Check every value and load every plug-in, but start nothing."""
+        from igpo_cli.plugins import KINDS
+
+        for note in config.notes:
+            errors.warn(note)
+        print("ok:", ", ".join(f"{kind} {config.values[kind]['name']}" for kind in KINDS if kind in config.values))
+
+    @group.command()
+    def presets(as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False) -> None:
+        """List the presets."""
+        from igpo_cli.config import presets as shipped
+
+        rows = [
+            {"name": name, "description": opening(path.read_text(encoding="utf-8"))} for name, path in shipped().items()
+        ]
+        if as_json:
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+        else:
+            print_presets(rows)
+
+
+def opening(text: str) -> str:
+    """The comment with which a TOML file begins."""
+    lines = text.splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:end])
+
+
+def lines(values: Mapping[str, Any], origins: Mapping[str, str], path: str = "") -> Iterator[tuple[str, str]]:
+    """The TOML lines of a table and those beneath it, each with the origin of its value."""
+    from igpo_cli.options import show
+
+    for key, value in values.items():
+        if not isinstance(value, Mapping) or f"{path}{key}" in origins:
+            yield f"{key} = {show(value)}", origins.get(f"{path}{key}", "")
+    for key, value in values.items():
+        if isinstance(value, Mapping) and f"{path}{key}" not in origins:
+            inside = list(lines(value, origins, f"{path}{key}."))
+            if inside and not inside[0][0].startswith("["):
+                yield from (("", ""), (f"[{path}{key}]", ""))
+            yield from inside
+
+
+def print_values(config: Config) -> None:
+    """The values as TOML with their origins as comments; defaults are dim."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for text, origin in lines(config.values, config.origins):
+        style = "bold" if text.startswith("[") else "dim" if origin == "default" else ""
+        console.print(Text(text, style).append(f"{'':{max(2, 36 - len(text))}}# {origin}" if origin else "", "dim"))
+    for note in config.notes:
+        console.print(Text(f"\n# note: {note}", "yellow"))
+
+
+def print_presets(rows: list[dict[str, str]]) -> None:
+    """A name and its description a row."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for row in rows:
+        table.add_row(Text(row["name"], "bold"), Text(row["description"]))
+    Console().print(table)

@@ -1,0 +1,148 @@
+"""`igpo plugins`: what there is to choose from, and what can be set on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from attrs import NOTHING, asdict
+
+from igpo_cli.commands import App
+from igpo_cli.errors import UsageError, close
+
+if TYPE_CHECKING:
+    from igpo_cli.plugins import Catalogue, Row
+
+
+def register(app: App) -> None:
+    """Adds the command."""
+
+    @app.command()
+    def plugins(
+        words: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[KIND | show KIND NAME]", help="A kind, or one plug-in to show with its options."),
+        ] = None,
+        plugin: Annotated[
+            list[str] | None, typer.Option(metavar="FILE.py", help="Python file with plug-ins; may be repeated.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of a table.")] = False,
+    ) -> None:
+        """List plug-ins by kind, or show one with its options."""
+        for file in plugin or ():
+            app.catalogue.add_file(file)
+        match words or []:
+            case ["show", kind, name]:
+                found = details(app.catalogue, known(kind), name)
+                print(json.dumps(found, indent=2)) if as_json else show_details(found)
+            case ["show", *_]:
+                raise UsageError("which plug-in? igpo plugins show KIND NAME, such as: igpo plugins show sampler llada")
+            case [] | [_] as kinds:
+                rows = listing(app.catalogue, [known(kind) for kind in kinds])
+                print(json.dumps(rows, indent=2)) if as_json else show_listing(rows)
+            case _:
+                raise UsageError(f"igpo plugins takes one kind and not {len(words or [])}, or show KIND NAME")
+
+
+def known(kind: str) -> str:
+    """The kind itself; an unknown one is an error."""
+    from igpo_cli.plugins import KINDS
+
+    if kind not in KINDS:
+        meant = close(kind, KINDS)
+        hint = f"Did you mean '{meant}'? " if meant else ""
+        raise UsageError(f"no kind of plug-in named '{kind}'. {hint}There are: {', '.join(KINDS)}")
+    return kind
+
+
+def listing(catalogue: Catalogue, kinds: list[str]) -> list[dict[str, str]]:
+    """Rows with a description; nothing is imported for it. Distributions that did not load stand in every list."""
+    rows = [row for row in catalogue.rows if not kinds or not row.kind or row.kind in kinds]
+    return [asdict(row) | described(row) for row in rows]
+
+
+def described(row: Row) -> dict[str, str]:
+    """The first line of the class's docstring, read from its source, or why there is none."""
+    from igpo_cli.options import describe_source
+
+    if not row.kind:
+        return {"description": ""}
+    module, _, name = row.target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.origin:
+            raise LookupError(f"no module {module}")
+        return {"description": describe_source(Path(spec.origin), name)[0]}
+    except (ImportError, LookupError, OSError, SyntaxError) as error:
+        return {"description": "", "status": f"{type(error).__name__}: {error}"}
+
+
+def show_listing(rows: list[dict[str, str]]) -> None:
+    """The table of `igpo plugins`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("description", ratio=1)
+    table.add_column("from", no_wrap=True, style="dim")
+    last = ""
+    for row in rows:
+        if row["kind"] != last:
+            if last:
+                table.add_row()
+            table.add_row(Text(row["kind"] or "did not load", "bold"))
+            last = row["kind"]
+        good = row["status"] == "ok"
+        words = row["description"] if good else " ".join(filter(None, (f"{row['status']}.", row["description"])))
+        source = f"{row['distribution']} {row['version']}".rstrip()
+        table.add_row(Text(f"  {row['name']}"), Text(words), Text(source), style=None if good else "red")
+    Console().print(table)
+
+
+def details(catalogue: Catalogue, kind: str, name: str) -> dict[str, Any]:
+    """One plug-in and its options."""
+    from igpo_cli.options import describe, metavar, options, show
+
+    row, cls = catalogue.find(kind, name), catalogue.load(kind, name)
+    return asdict(row) | {
+        "description": describe(cls)[0],
+        "options": [
+            {
+                "name": option.name,
+                "type": option.kind or metavar(option.type),
+                "default": "required" if option.default is NOTHING else show(option.default),
+                "bounds": option.bounds,
+                "help": option.help,
+            }
+            for option in options(cls).values()
+        ],
+    }
+
+
+def show_details(found: dict[str, Any]) -> None:
+    """The page of `igpo plugins show`."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    source = f"{found['distribution']} {found['version']}".rstrip()
+    console.print(f"[bold]{found['kind']} {found['name']}[/]  [dim]{source}, {found['target']}[/]")
+    console.print(f"{escape(found['description'])}\n")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("option", "type", "default", "bounds"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("")
+    for option in found["options"]:
+        table.add_row(
+            f"[bold]{option['name']}[/]", *(escape(option[key]) for key in ("type", "default", "bounds", "help"))
+        )
+    console.print(table if found["options"] else "It has no options.")
+    console.print(
+        f'\n[dim]--{found["kind"]} {found["name"]}, or {escape("[" + found["kind"] + "]")} name = "{found["name"]}"[/]'
+    )

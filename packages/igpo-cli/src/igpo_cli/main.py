@@ -1,0 +1,62 @@
+"""The igpo command: finds the subcommand, imports its module and no other, and turns every error into a message."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from igpo_cli import errors
+from igpo_cli.__about__ import __version__
+from igpo_cli.commands import App, canonical
+
+COMMANDS = ("train", "sft", "sample", "eval", "data", "report", "plugins", "config", "doctor")
+VERBOSE = ("-v", "--verbose")
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do what argv says; the exit code: 0, 1 for a failed run, 2 for wrong usage, 130 when interrupted."""
+    words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
+    try:
+        return build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
+        return errors.report(error, verbose=len(words) < len(argv))
+
+
+def build(argv: Sequence[str]) -> App:
+    """The command for one argv: a known subcommand alone, otherwise all of them."""
+    app = App(argv)
+    app.callback()(_options)
+    known = argv[0] in COMMANDS
+    for name in argv[:1] if known else COMMANDS:
+        if importlib.util.find_spec(f"igpo_cli.commands.{name}") is None:
+            continue
+        importlib.import_module(f"igpo_cli.commands.{name}").register(app)
+    if not known:
+        app.catalogue.commands(app)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"igpo {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option(*VERBOSE, help="Show where an error came from; works behind any command too.")
+    ] = False,
+) -> None:
+    pass
