@@ -7,7 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from igpo_cli.pieces import decoder
 from igpo_cli.screen import SPARKS, Screen, clock, marked, peak_memory, watch
+from igpo_sampling import Canvas, LLaDASampler, Tiny
 
 IGPO = {
     "stuck/before": 0.875,
@@ -213,3 +215,26 @@ def test_watching_on_a_terminal_draws_hints_and_blanks() -> None:
     assert re.search(r"\x1b\[2m·", text)
     assert "<mask>" not in text
     assert "a <eos>" in re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+def test_watching_a_real_sampler_shows_every_step_and_ends_with_the_sample() -> None:
+    loaded = Tiny(width=8, heads=1, layers=1)(vocabulary=["a", "b", "c"])
+    prompt = torch.tensor(loaded.tokenizer("a b")["input_ids"])
+    canvas = Canvas.blank([prompt, prompt[:1]], 6, mask_id=loaded.mask_id, pad_id=loaded.pad_id)
+    overlay = torch.full((2, 6), -1)
+    overlay[0, 1] = int(prompt[1])
+    canvas = canvas.inpaint(overlay)
+    console = pipe()
+    text = decoder(loaded.tokenizer)
+    with watch(text, canvas.given[:, -6:], mask_id=loaded.mask_id, console=console) as show:
+        sample = LLaDASampler(steps=3, block=6)(
+            loaded.denoiser,
+            canvas,
+            torch.tensor([1, 2]),
+            mask_id=loaded.mask_id,
+            eos_id=loaded.eos_id,
+            watch=show,
+        )
+    lines = written(console).splitlines()
+    assert [line.count("·") for line in lines] == [3, 1, 0]  # 5 blanks: 2, 2 and 1 a step
+    assert lines[-1] == f"step 2: {text(sample.completion[0].tolist())}"

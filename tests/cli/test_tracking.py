@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_cli.pieces import pieces, visible
+from igpo_cli.pieces import decoder, pieces, visible
 from igpo_cli.tracking import (
     Tracker,
     line,
@@ -20,6 +20,7 @@ from igpo_cli.tracking import (
     scores,
 )
 from igpo_rl.records import Rollouts
+from igpo_sampling import Tiny
 
 
 def steps(folder: Path) -> list[tuple[str, int]]:
@@ -278,12 +279,21 @@ def test_pieces_of_bytes_join_to_the_text_and_split_no_character(text: str) -> N
     found = pieces(decode, list(text.encode()))
     assert "".join(found) == text
     assert len(found) == len(text.encode())
-    assert all(piece in ("", character) for piece, character in zip(found, found, strict=True))
+    assert [piece for piece in found if piece] == list(text)
 
 
 @given(st.lists(st.integers(0, 255), max_size=24))
 def test_pieces_of_any_bytes_stay_one_a_token(ids: list[int]) -> None:
     assert len(pieces(lambda part: bytes(part).decode("utf-8", errors="replace"), ids)) == len(ids)
+
+
+def test_pieces_of_the_tokenizers_that_are_built_here() -> None:
+    words = Tiny(width=4, heads=1, layers=1)(vocabulary=["rev", "a"]).tokenizer
+    ids = [*words("a rev")["input_ids"], words.mask_token_id, words.eos_token_id]
+    assert pieces(decoder(words), ids) == ["a", " rev", " <mask>", " <eos>"]
+    utf8 = Tiny(width=4, heads=1, layers=1)().tokenizer
+    ids = [*utf8("né .")["input_ids"], utf8.eos_token_id]
+    assert pieces(decoder(utf8), ids) == ["n", "", "é", " ", ".", "<eos>"]
 
 
 def test_pieces_of_words_keep_the_space_before_them() -> None:

@@ -128,7 +128,7 @@ def rollout_rows(
 ) -> list[dict[str, Any]]:
     """A batch as plain rows of text, whole groups, up to `limit` rows; `traces` by problem key.
 
-    `decode` must keep special tokens and spaces as they are.
+    `decode` keeps special tokens and spaces (`pieces.decoder`).
     """
     columns = {
         name: getattr(batch, name).tolist()

@@ -258,10 +258,10 @@ def _finished(arm: Arm) -> Iterator[Finding]:
 
 
 def _numbers(arm: Arm) -> Iterator[Finding]:
-    skipped = sum(value for phase in ("sft", "igpo") for _, value in arm.series(phase, "optimizer/skipped"))
+    skipped = sum(value > 0 for phase in ("sft", "igpo") for _, value in arm.series(phase, "optimizer/skipped"))
     broken = sum(any(value is None for value in row.values()) for row in arm.rows)
     if skipped or broken:
-        yield Finding("warn", f"{skipped:.0f} updates were refused and {broken} rows hold numbers that are not finite")
+        yield Finding("warn", f"updates were refused at {skipped} steps, and numbers were not finite at {broken}")
     else:
         yield Finding("good", "all numbers were finite and no update was refused")
 
