@@ -150,7 +150,9 @@ class IGPO:
         differ from 1. Before the first update the old policy and the reference score every distinct view once; rows
         without signal are not scored at all, but stay in the denominator.
         """
-        policy.eval()
+        for model in (policy, reference):
+            if isinstance(model, torch.nn.Module):
+                model.eval()
         signal = has_signal(batch.reward, self.group) | self.keep_zero_signal
         rows = batch.take(signal.nonzero().flatten())
         if rows.advantage is None:
@@ -218,13 +220,18 @@ class IGPO:
         rng = Random(derive(self.seed, step, problem.key, "hint"))
         chunks = within(self.chunker(problem, rng), width)
         shown = self.injection(problem, chunks, self.group, progress, rng, memory)
+        if shown is not None and shown.shape != (self.group, len(chunks)):
+            raise ValueError(
+                f"injection {type(self.injection).__name__} returned a table of {tuple(shown.shape)} "
+                f"for {self.group} rows and {len(chunks)} chunks; it must be rows by chunks"
+            )
         return None if shown is None else Plan(shown, place(problem, chunks, shown, width))
 
     def _inspect(self, inpainted: Rollouts, overlay: Tensor, problems: Sequence[Problem]) -> dict[str, float]:
         """What the rows that came back show of the answer."""
         check_shown(inpainted, overlay.to(inpainted.completion))
-        rows = [problem for problem in problems for _ in range(self.group)]
-        return {"leak": leaked(inpainted.given, rows), "seen": values_seen(inpainted.given, rows)}
+        rows, given = [problem for problem in problems for _ in range(self.group)], inpainted.given.cpu()
+        return {"leak": leaked(given, rows), "seen": values_seen(given, rows)}
 
     def _observe(
         self, inpainted: Rollouts, drawn: Sequence[Problem], hints: Mapping[int, Plan], memory: Memory
