@@ -78,6 +78,8 @@ def equal(gold: str, given: str) -> bool | None:
 def _equal(gold: str, given: str) -> bool | None:
     if _squeeze(gold) == _squeeze(given):
         return True
+    if "=" not in gold:
+        given = _result(given)
     gold_name, gold = _assigned(gold)
     given_name, given = _assigned(given)
     if gold_name and given_name and gold_name != given_name:
@@ -101,7 +103,9 @@ def _equal(gold: str, given: str) -> bool | None:
         return _equal_parts(parts[0], parts[1])
     if _kinds(quantities[0], words[0], parts[0]) and _kinds(quantities[1], words[1], parts[1]):
         return False  # a number, a name and several things are never equal
-    # Algebra would find some number in a sentence and believe it.
+    if "=" in given and "=" not in gold:
+        return False  # several equations: algebra would take the last for the answer
+    # In a sentence it would find some number and believe it.
     prose = {word.lower() for word in PROSE.findall(given)} - FUNCTIONS
     return None if prose <= {word.lower() for word in PROSE.findall(gold)} else False
 
@@ -121,6 +125,15 @@ def _assigned(text: str) -> tuple[str, str]:
     if match is None or "=" in text[match.end() :]:
         return "", text
     return _squeeze(match[1]), text[match.end() :].strip()
+
+
+def _result(text: str) -> str:
+    """8 + 8 + 15 = 31 units -> 31 units; not where it is several equations, an inequality or a sentence."""
+    first, *middle, last = text.split("=") if "=" in text else (text, text)
+    chain = not re.search(r"[<>!\\]\s?$|\\n(?:ot|e)", first) and not any(
+        re.search(r"[A-Za-z<>!]", part) for part in middle
+    )
+    return last.strip() if chain and not PROSE.search(first) and len(_split(text)) == 1 else text
 
 
 def _bare(text: str) -> str:

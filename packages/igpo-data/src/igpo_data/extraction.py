@@ -18,6 +18,7 @@ MARK = re.compile(r"####|<answer>|\banswer(?:\s{1,8}is\b(?:\s{0,8}:)?|[*_]{0,3}\
 BRACE = re.compile(r"\\[^a-zA-Z]|[{}]")
 END_TAG = re.compile(r"</?(?:answer|reasoning)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?](?=\s{1,8}[A-Z])|</?(?:answer|reasoning)\b")
+CLOSING_TAG = re.compile(r"\s</[a-z]")
 UNBRACED_END = re.compile(r"[\n$<>]|\\\)|\\\]")
 PADDING = " \t\r\n*_:"
 # Spaces and markdown around a value: **Answer:** 12
@@ -84,7 +85,8 @@ def _box_value(text: str, box: re.Match[str]) -> tuple[int, int]:
         for brace in BRACE.finditer(text, box.end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                return box.end(), brace.start()
+                tag = CLOSING_TAG.search(text, box.end(), brace.start())
+                return box.end(), tag.start() if tag else brace.start()
     limit = min(len(text), box.end() + UNBRACED)
     end = UNBRACED_END.search(text, box.end(), limit)
     return box.end(), end.start() if end else limit

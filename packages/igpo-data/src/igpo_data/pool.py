@@ -6,6 +6,7 @@ worker (and run it where it is unguarded), and a fork is unsafe in a process tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -72,7 +73,7 @@ def shared_pool(workers: int, seconds: float, memory: int) -> Pool:
 
 
 class Worker:
-    """One child process that runs `worker.py`; started when it is first asked, and again after it was killed."""
+    """One child process that runs `worker.py`; started when it is first asked, and again where it had to be killed."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self.seconds, self.memory = seconds, memory
@@ -80,42 +81,42 @@ class Worker:
         self._owner = 0
 
     def ask(self, gold: str, given: str) -> Outcome:
-        """One check. A worker that exceeds its limits is gone afterwards, and the outcome says why."""
-        process = self._running()
-        word = _exchange(process, json.dumps([gold, given]), self.seconds * PATIENCE)
+        """One check. The worker sees to its limits itself; the clock here is for one that does not answer at all."""
+        word = _exchange(self._running(), json.dumps([gold, given]), self.seconds * PATIENCE)
         if word in get_args(Outcome):
             return cast(Outcome, word)
-        code = process.wait()
-        self._process = None
-        return "timeout" if -code in (_number("SIGPROF"), _number("SIGKILL")) or sys.platform == "win32" else "memory"
+        self.close()
+        return "timeout"
 
     def close(self) -> None:
         """Ends the process; the next question starts another one."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
-            process.kill()
+            _kill(process)
             process.communicate()
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
-        self.close()  # Of a fork's parent, only forgotten.
+        self.close()  # One that was inherited through a fork is only forgotten.
         self._process, self._owner = _start(self.seconds, self.memory), os.getpid()
         return self._process
 
 
 def _start(seconds: float, memory: int) -> subprocess.Popen[str]:
-    """A new worker that has imported what it needs. `-P`: its folder must not come before the standard library."""
+    """A new worker that has imported what it needs, in a process group of its own."""
     process = subprocess.Popen(
+        # -P: the folder of worker.py must not come before the standard library.
         [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(seconds), str(memory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
     word = _exchange(process, "", START_SECONDS)
     if word != "ready":
-        process.kill()
+        _kill(process)
         process.communicate()
         raise RuntimeError(
             f"the math verifier's worker did not start ({word or f'exit code {process.returncode}'}); "
@@ -128,8 +129,8 @@ def _exchange(process: subprocess.Popen[str], question: str, seconds: float) -> 
     """Sends a line (unless it is empty) and returns the answered one; "" where the worker died or had to be killed."""
     assert process.stdin is not None
     assert process.stdout is not None
-    kill = threading.Timer(seconds, process.kill)
-    kill.start()
+    clock = threading.Timer(seconds, _kill, [process])
+    clock.start()
     try:
         if question:
             print(question, file=process.stdin, flush=True)
@@ -137,8 +138,13 @@ def _exchange(process: subprocess.Popen[str], question: str, seconds: float) -> 
     except BrokenPipeError:
         return ""
     finally:
-        kill.cancel()
+        clock.cancel()
 
 
-def _number(name: str) -> int:
-    return int(getattr(signal, name, 0))
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Ends a worker and the child that answers for it."""
+    if sys.platform == "win32":
+        process.kill()
+    elif process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
 """A worker process: reads pairs of answers, says whether algebra finds them equal. Run by path, never imported.
 
-It limits itself, so that it can neither outlive nor exhaust its parent: the kernel kills it when one check uses up its
-processor time, even inside a big-integer operation that no Python signal handler interrupts.
+It imports the algebra once and then lets a forked child answer. The kernel kills the child when one check uses up its
+processor time, even inside a big-integer operation that no signal handler interrupts; the next child takes milliseconds.
 
-Arguments: processor seconds for a check, memory in MiB. A line in: [gold, given]. A line out: one word.
+Arguments: processor seconds for a check, memory in MiB. A line in: [gold, given] as JSON. A line out: one word.
 """
 
 from __future__ import annotations
@@ -12,23 +12,59 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import TextIO
 
 
 def main(seconds: float, memory: int) -> None:
+    """Answers until the input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # What a library prints must not look like a verdict.
     try:
-        from math_verify import LatexExtractionConfig, parse, verify
-        from sympy import Basic, Float
+        equal = algebra()
     except ImportError as error:
         print(f"cannot import {error.name}", file=replies, flush=True)
         return
-    if sys.platform != "win32":
-        import resource
+    print("ready", file=replies, flush=True)
+    if sys.platform == "win32":  # No limits but the caller's clock.
+        return answer(equal, replies, seconds)
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory << 20, memory << 20))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (memory << 20, memory << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        child = os.fork()
+        if child == 0:
+            answer(equal, replies, seconds)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            return
+        print("timeout" if os.WTERMSIG(status) == signal.SIGPROF else "memory", file=replies, flush=True)
+
+
+def answer(equal: Callable[[str, str], bool], replies: TextIO, seconds: float) -> None:
+    """One word for every line of input."""
+    for line in sys.stdin:
+        try:
+            if sys.platform != "win32":
+                signal.setitimer(signal.ITIMER_PROF, seconds)
+            word = "equal" if equal(*json.loads(line)) else "different"
+        except MemoryError:
+            word = "memory"
+        except Exception:  # noqa: BLE001 - whatever algebra raises on strange text, the pair is not equal
+            word = "error"
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        print(word, file=replies, flush=True)
+
+
+def algebra() -> Callable[[str, str], bool]:
+    """math-verify on two LaTeX strings, the reference first."""
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Basic, Float
+
     config = [LatexExtractionConfig()]  # The other kind of extraction ends in sympy's parse_expr, which evaluates.
 
     def equal(gold: str, given: str) -> bool:
@@ -43,23 +79,9 @@ def main(seconds: float, memory: int) -> None:
         if left.free_symbols or right.free_symbols:
             return True
         # verify() rounds to six places, where 1e-9 and 2e-9 are both 0.
-        difference, size = abs((left - right).evalf()), abs(left.evalf())
-        return bool(difference <= 1e-6 * size)
+        return bool(abs((left - right).evalf()) <= 1e-6 * abs(left.evalf()))
 
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        try:
-            if sys.platform != "win32":
-                signal.setitimer(signal.ITIMER_PROF, seconds)
-            word = "equal" if equal(*json.loads(line)) else "different"
-        except MemoryError:
-            word = "memory"
-        except Exception:  # noqa: BLE001 - whatever sympy raises on strange text, the pair is not equal
-            word = "error"
-        finally:
-            if sys.platform != "win32":
-                signal.setitimer(signal.ITIMER_PROF, 0)
-        print(word, file=replies, flush=True)
+    return equal
 
 
 if __name__ == "__main__":
