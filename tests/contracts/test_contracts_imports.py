@@ -62,7 +62,8 @@ def test_plugins_exist_and_document_themselves(library: str) -> None:
             silent.append(target)
         for statement, after in zip(found.body, [*found.body[1:], None], strict=True):
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(statement, ast.AnnAssign) and not documented:
+            option = isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation)
+            if option and not documented:
                 silent.append(f"{target}.{ast.unparse(statement.target)}")
     assert silent == []
 
