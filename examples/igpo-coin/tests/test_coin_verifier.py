@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 
 from igpo_coin.verifier import Change
 from igpo_data.task import Task
+from igpo_data.testing import check_verifier
 
 FORTY_ONE = Task(key="41", prompt="Pay 41 cents.", answer="41")
+
+
+def test_keeps_the_promises_of_verifiers() -> None:
+    check_verifier(Change(), FORTY_ONE, right=["25 + 10 + 5 + 1", "25, 5, 5, 5, 1"], wrong=["25 + 10 + 5", "40 + 1"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ STREAM = 1952
 
 @frozen(kw_only=True)
 class CoinSampler:
-    """Each blank flips a coin weighted by its confidence; heads commits it, and so is the surest one each step."""
+    """Each blank flips a coin weighted by its confidence; heads commits it."""
 
     patience: float = field(default=1.0, validator=validators.ge(0.0))
     """Exponent of the confidence: 0 commits a whole block at once, large values one token a step."""
@@ -42,7 +42,7 @@ class CoinSampler:
         eos_id: int,  # noqa: ARG002 a row is filled to its end
         watch: Callable[[int, Tensor], None] | None = None,
     ) -> Sample:
-        """As `igpo_sampling.Sampler` says. Forwards a row: between one a block and one a token."""
+        """The surest blank is committed in any case, so a row takes between one forward a block and one a token."""
         import torch
 
         from igpo_sampling import commit, loop, noise
