@@ -503,6 +503,15 @@ def test_tokens_carry_their_step_and_hints_their_colour(tmp_path: Path) -> None:
     assert "reward 1, advantage −0.25" in words
 
 
+def test_the_latest_group_that_was_opened_is_shown_wherever_it_was_kept(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "igpo")
+    tracker = Tracker(run)
+    for step in (13, 14):
+        tracker.rollouts(step, [a_rollout(step, 0), a_rollout(step, 1)])
+    shown = re.findall(r"<article><header><b>step (\d+)</b><span>(.*?)</span>", page(read_arms([run])))
+    assert shown == [("12", "train-12"), ("14", "train-14")]
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 

@@ -235,6 +235,7 @@ def a_batch() -> Rollouts:
         notes=("no-answer", "", "", ""),
         advantage=torch.tensor([-0.5, 0.5, 0.5, -0.5]),
         hinted=torch.tensor([False, True, False, False]),
+        stuck=torch.tensor([True, True, False, False]),
     )
 
 

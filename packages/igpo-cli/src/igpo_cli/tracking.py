@@ -137,6 +137,7 @@ def rollout_rows(
     size = len(batch)
     advantage = [0.0] * size if batch.advantage is None else batch.advantage.tolist()
     hinted = [False] * size if batch.hinted is None else batch.hinted.tolist()
+    stuck = [False] * size if batch.stuck is None else batch.stuck.tolist()
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(columns["group"]):
         groups.setdefault(group, []).append(row)
@@ -144,8 +145,6 @@ def rollout_rows(
     for group, members in groups.items():
         if limit is not None and rows and len(rows) + len(members) > limit:
             break
-        # Only the rows of stuck groups are ever replaced, and the originals that stay there are wrong.
-        stuck = not any(columns["correct"][row] and not hinted[row] for row in members)
         for index, row in enumerate(members):
             prompt = [
                 token for token, ok in zip(columns["prompt"][row], columns["prompt_valid"][row], strict=True) if ok
@@ -170,7 +169,7 @@ def rollout_rows(
                     "note": batch.notes[row] if batch.notes else "",
                     "advantage": advantage[row],
                     "hinted": hinted[row],
-                    "stuck": stuck,
+                    "stuck": stuck[row],
                 }
             )
     return rows

@@ -12,33 +12,35 @@ from igpo_cli.tracking import read_rollouts
 LONGEST = 512
 """Tokens of a row and characters of a prompt or trace (times four) that are shown."""
 
+LOOKED_AT = 20
+"""Steps, from the last one back, in which a group that was opened is looked for."""
+
 Row = Mapping[str, Any]
 
 
 def samples(arm: Arm) -> str:
-    """Groups of the last kept step and one of the first, as HTML; empty where no rollouts were kept."""
+    """The latest group that the second rollout opened, others of the last kept step, and one of the first, as HTML."""
     steps = list(arm.rollouts)
-    if not steps:
-        return ""
-    last = [(steps[-1], group) for group in _groups(read_rollouts(arm.folder, steps[-1]))[:2]]
-    first = [(steps[0], group) for group in _groups(read_rollouts(arm.folder, steps[0]))[:1]] if len(steps) > 1 else []
-    return "".join(_group(step, group) for step, group in [*last, *first])
+    kept = {step: _groups(read_rollouts(arm.folder, step)) for step in [*steps[:1], *steps[-LOOKED_AT:]]}
+    opened = [(step, group) for step in reversed(kept) for group in kept[step] if _opened(group)][:1]
+    last = [(step, group) for step in steps[-1:] for group in kept[step] if (step, group) not in opened]
+    first = [(step, group) for step in steps[:1] for group in kept[step] if (step, group) not in [*opened, *last]]
+    return "".join(_group(step, group) for step, group in [*opened, *last[: 2 - len(opened)], *first[:1]])
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """The most telling first: one that hints opened, one with both verdicts, any other."""
+    """The most telling first: one that was opened, one with both verdicts, any other."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.get("group"), []).append(row)
+    by_telling = sorted(groups.values(), key=lambda group: -len({bool(row.get("correct")) for row in group}))
+    opened = [group for group in by_telling if _opened(group)]
+    others = [group for group in by_telling if not _opened(group)]
+    return [*opened[:1], *others, *opened[1:]]
 
-    def tells(group: Sequence[Row]) -> tuple[bool, bool]:
-        verdicts = {bool(row.get("correct")) for row in group}
-        return any(row.get("hinted") for row in group), len(verdicts) == 2
 
-    ordered = sorted(groups.values(), key=tells, reverse=True)
-    rescued = [group for group in ordered if tells(group)[0]]
-    others = [group for group in ordered if not tells(group)[0]]
-    return [group for pair in (rescued[:1], others, rescued[1:]) for group in pair]
+def _opened(group: Sequence[Row]) -> bool:
+    return any(row.get("hinted") for row in group)
 
 
 def _group(step: int, group: Sequence[Row]) -> str:
