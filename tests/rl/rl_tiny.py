@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import torch
+from torch import Tensor, nn
+
 from igpo_rl.problems import problem_from_text
 from igpo_rl.records import Problem, Rollouts
 from igpo_rl.seeds import derive, uniforms
-from torch import Tensor, nn
 
 LETTERS = "abcd#"
 EOS, MASK, PAD = 5, 6, 7
@@ -18,7 +20,9 @@ VOCABULARY = 8
 class TinyDenoiser(nn.Module):
     """One attention layer over the whole canvas; counts its forwards and the rows given to its head."""
 
-    def __init__(self, vocabulary: int = VOCABULARY, width: int = 16, length: int = 32, seed: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, vocabulary: int = VOCABULARY, width: int = 16, length: int = 32, seed: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.tokens = nn.Embedding(vocabulary, width)
@@ -54,7 +58,8 @@ def encode(text: str) -> Tensor:
 
 
 def decode(tokens: Tensor) -> str:
-    return "".join(LETTERS[token] if token < EOS else "" for token in tokens.tolist())
+    """Up to the first EOS."""
+    return "".join(LETTERS[token] for token in takewhile(lambda token: token != EOS, tokens.tolist()))
 
 
 def problem(question: str, trace: str | None = None) -> Problem:
@@ -63,7 +68,9 @@ def problem(question: str, trace: str | None = None) -> Problem:
         return problem_from_text(question, encode(question))
     offsets = [(index, index + 1) for index in range(len(trace))]
     answer = trace.index("#")
-    return problem_from_text(question, encode(question), encode(trace), offsets, trace, [(answer, len(trace))], trace[answer + 1 :])
+    return problem_from_text(
+        question, encode(question), encode(trace), offsets, trace, [(answer, len(trace))], trace[answer + 1 :]
+    )
 
 
 def problems(count: int = 4, length: int = 12) -> list[Problem]:
@@ -71,7 +78,11 @@ def problems(count: int = 4, length: int = 12) -> list[Problem]:
     made = []
     for index in range(count):
         letters = "".join("abcd"[derive("letter", index, place) % 4] for place in range(length))
-        made.append(problem("abcd"[index % 4] * (1 + index % 3) + "abcd"[index // 4 % 4], letters[: length - 2] + "#" + letters[-1]))
+        made.append(
+            problem(
+                "abcd"[index % 4] * (1 + index % 3) + "abcd"[index // 4 % 4], letters[: length - 2] + "#" + letters[-1]
+            )
+        )
     return made
 
 
@@ -100,7 +111,9 @@ class Player:
         given = overlay >= 0
         canvas = torch.cat([prompt, overlay.where(given, MASK)], 1)
         attention = torch.cat([valid_prompt, torch.ones_like(given)], 1)
-        logits = self.policy(canvas, attention, torch.arange(canvas.numel())).view(*canvas.shape, -1)[:, longest:]
+        logits = self.policy(canvas, attention, torch.arange(canvas.numel())).view(*canvas.shape, VOCABULARY)[
+            :, longest:
+        ]
         chances = logits[..., : EOS + 1].float().softmax(-1)
         drawn = (chances.cumsum(-1) < uniforms(seeds, self.width)[..., None]).sum(-1).clamp(max=EOS)
         drawn = drawn.masked_fill((drawn == EOS) & (uniforms(seeds, self.width, stream=1) >= self.end_share), 0)
@@ -108,7 +121,8 @@ class Player:
         ends = completion == EOS
         valid = ends.cumsum(1) - ends.long() == 0
         correct = torch.tensor(
-            [bool(self.judge(one, decode(text))) for one, text in zip(problems, completion, strict=True)], dtype=torch.bool
+            [bool(self.judge(one, decode(text))) for one, text in zip(problems, completion, strict=True)],
+            dtype=torch.bool,
         )
         return Rollouts(
             prompt=prompt,

@@ -3,10 +3,14 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.advantages import advantages, has_signal
 
 
-@given(st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=32).map(lambda values: values[: len(values) // 4 * 4]), st.booleans())
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=32).map(lambda values: values[: len(values) // 4 * 4]),
+    st.booleans(),
+)
 def test_advantages_of_a_group_sum_to_zero(rewards, std):
     centred = advantages(torch.tensor(rewards), 4, std=std).view(-1, 4)
     assert centred.sum(1).abs().max() < 1e-4

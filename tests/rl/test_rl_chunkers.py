@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.records import Problem
 

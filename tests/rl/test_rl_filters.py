@@ -5,6 +5,7 @@ import math
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.filters import KeepAll, TopEntropy
 from igpo_rl.seeds import uniforms
 

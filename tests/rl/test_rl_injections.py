@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks, hint_count
 from igpo_rl.records import Problem
 
@@ -30,7 +31,9 @@ def test_each_row_shows_between_the_two_shares_and_at_least_one_chunk(one, other
     assert (shown >= 1).all() or low == 0  # eta itself may be exactly 0 only there
 
 
-@pytest.mark.parametrize(("eta", "count", "expected"), [(0.2, 4, 1), (0.6, 5, 3), (0.29, 100, 29), (1.0, 7, 7), (0.0, 7, 0), (0.5, 0, 0)])
+@pytest.mark.parametrize(
+    ("eta", "count", "expected"), [(0.2, 4, 1), (0.6, 5, 3), (0.29, 100, 29), (1.0, 7, 7), (0.0, 7, 0), (0.5, 0, 0)]
+)
 def test_counts_are_floors_and_exact_at_whole_numbers(eta, count, expected):
     assert hint_count(eta, count) == expected
 

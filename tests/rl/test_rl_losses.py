@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+
 from igpo_rl.advantages import advantages
 from igpo_rl.losses import GRPO, GSPO, divergence, row_mean
 from igpo_rl.records import Totals
@@ -88,7 +89,9 @@ def test_the_gradient_is_largest_where_half_of_the_group_is_correct():
         actions = [0] * correct + [1] * (8 - correct)
         logp = theta.log_softmax(0)[actions][:, None]
         reward = torch.tensor([float(action == 0) for action in actions], dtype=torch.float64)
-        value = call(GRPO(beta=0.0), logp, logp.detach(), advantages(reward, 8), torch.ones(8, 1, dtype=torch.bool)).value
+        value = call(
+            GRPO(beta=0.0), logp, logp.detach(), advantages(reward, 8), torch.ones(8, 1, dtype=torch.bool)
+        ).value
         norms.append(float(torch.autograd.grad(value, theta)[0].norm()))
     assert max(norms) == norms[3]
     assert norms == pytest.approx(norms[::-1])
@@ -130,7 +133,9 @@ def test_at_ratio_one_nothing_is_clipped(loss):
     assert metrics["policy/clip"] == 0.0
 
 
-@pytest.mark.parametrize(("advantage", "shift", "moves"), [(1.0, 0.3, False), (1.0, -0.3, True), (-1.0, 0.3, True), (-1.0, -0.3, False)])
+@pytest.mark.parametrize(
+    ("advantage", "shift", "moves"), [(1.0, 0.3, False), (1.0, -0.3, True), (-1.0, 0.3, True), (-1.0, -0.3, False)]
+)
 @pytest.mark.parametrize("loss", [GRPO(beta=0.0), GSPO(beta=0.0)])
 def test_clipping_stops_only_what_went_far_enough(loss, advantage, shift, moves):
     logp = torch.full((1, 3), -1.0, dtype=torch.float64, requires_grad=True)
@@ -177,11 +182,15 @@ def test_an_enormous_ratio_on_a_masked_token_does_no_harm():
     logp, old, ref, mask, advantage, _ = batch()
     far = old.masked_fill(~mask, -1e6)
     for loss in LOSSES:
-        gradient = torch.autograd.grad(call(loss, logp, far, advantage, mask, ref.masked_fill(~mask, 1e6)).value, logp)[0]
+        gradient = torch.autograd.grad(call(loss, logp, far, advantage, mask, ref.masked_fill(~mask, 1e6)).value, logp)[
+            0
+        ]
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize(("field", "value"), [("eps_low", 1.5), ("beta", -0.1), ("kl", "k4"), ("negative_weight", -1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("eps_low", 1.5), ("beta", -0.1), ("kl", "k4"), ("negative_weight", -1.0)]
+)
 def test_bounds_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
         GRPO(**{field: value})

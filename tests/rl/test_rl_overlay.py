@@ -5,6 +5,7 @@ import torch
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.overlay import check_shown, leaked, place, values_seen, within
 from igpo_rl.records import Problem
 from igpo_rl.testing import random_rollouts
@@ -31,7 +32,9 @@ def test_trace_token_i_stands_at_slot_i_and_nothing_else_is_shown(length, width,
     shown = torch.tensor([[data.draw(st.booleans()) for _ in chunks] for _ in range(3)], dtype=torch.bool).view(3, -1)
     overlay = place(problem([True] * length), chunks, shown, width)
     for row in range(3):
-        visible = {token for index, (a, b) in enumerate(chunks) if shown[row, index] for token in range(a, b) if token < width}
+        visible = {
+            token for index, (a, b) in enumerate(chunks) if shown[row, index] for token in range(a, b) if token < width
+        }
         assert overlay[row].tolist() == [100 + slot if slot in visible else -1 for slot in range(width)]
 
 
@@ -47,7 +50,9 @@ def test_a_problem_without_a_trace_shows_nothing():
 
 def test_the_leak_counter_looks_at_what_was_shown():
     one = problem([True] * 6 + [False] * 3)
-    faulty = place(one, [(0, 4), (4, 9)], torch.tensor([[False, True], [True, False]]), 12)  # the second chunk covers the answer
+    faulty = place(
+        one, [(0, 4), (4, 9)], torch.tensor([[False, True], [True, False]]), 12
+    )  # the second chunk covers the answer
     assert leaked(faulty >= 0, [one, one]) == 3
     clean = place(one, [(0, 4), (4, 6)], torch.ones(2, 2, dtype=torch.bool), 12)
     assert leaked(clean >= 0, [one, one]) == 0
@@ -67,6 +72,9 @@ def test_a_player_that_changes_hints_is_refused():
     rollouts = random_rollouts()
     overlay = rollouts.completion.where(rollouts.given, -1)
     check_shown(rollouts, overlay)
-    for changed in (evolve(rollouts, given=torch.zeros_like(rollouts.given)), evolve(rollouts, completion=rollouts.completion + 1)):
+    for changed in (
+        evolve(rollouts, given=torch.zeros_like(rollouts.given)),
+        evolve(rollouts, completion=rollouts.completion + 1),
+    ):
         with pytest.raises(ValueError, match="play changed the hints"):
             check_shown(changed, overlay)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.problems import problem_from_text, value_spans
 
 TEXT = "Half of 48 is 24. So 48 + 24 = 72\n#### 72"
@@ -46,7 +47,9 @@ def test_a_token_that_touches_the_span_by_one_character_is_not_hintable():
 def test_a_faulty_rule_that_asks_for_containment_would_leak():
     text, offsets, span = "x=7.", [(0, 1), (1, 3), (3, 4)], (2, 3)
     faulty = [not (span[0] <= start and end <= span[1]) for start, end in offsets]
-    leaks = [flag for flag, (start, end) in zip(faulty, offsets, strict=True) if flag and start < span[1] and span[0] < end]
+    leaks = [
+        flag for flag, (start, end) in zip(faulty, offsets, strict=True) if flag and start < span[1] and span[0] < end
+    ]
     assert leaks  # the variant shows "=7"; ours does not:
     assert not make(text, offsets, [span]).hintable[1]
 

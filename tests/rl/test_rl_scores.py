@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rl_tiny import MASK, TinyDenoiser
+
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import global_generators_untouched, random_rollouts
 from igpo_rl.views import MeanField, RandomMask, cut
-from rl_tiny import MASK, TinyDenoiser
 
 ESTIMATORS = [MeanField(), MeanField(prompt_mask=0.3), RandomMask()]
 
@@ -22,7 +23,11 @@ def published(denoiser, view, completion):
     logits = denoiser(inputs, view.attention[view.source], torch.arange(inputs.numel())).view(*inputs.shape, -1)
     full = logits[:, -completion.shape[1] :].double().log_softmax(-1)
     logp = full.gather(-1, completion[view.row][..., None])[..., 0]
-    return logp * view.scored, -(full.exp() * full).sum(-1) * view.scored, (full.argmax(-1) == completion[view.row]) & view.scored
+    return (
+        logp * view.scored,
+        -(full.exp() * full).sum(-1) * view.scored,
+        (full.argmax(-1) == completion[view.row]) & view.scored,
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

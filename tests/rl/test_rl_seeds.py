@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.seeds import derive, permutation_stream, row_seeds, uniforms
 
 

@@ -7,6 +7,7 @@ import torch
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_rl.splice import find_stuck, splice, stack
 from igpo_rl.testing import random_rollouts
 
@@ -31,7 +32,9 @@ def rows_equal(one, row: int, other, other_row: int) -> bool:
 
 
 @given(flags, flags, flags, st.floats(0, 1))
-def test_splicing_replaces_the_last_originals_of_stuck_groups_and_nothing_else(correct, verifiable, inpainted_correct, replace):
+def test_splicing_replaces_the_last_originals_of_stuck_groups_and_nothing_else(
+    correct, verifiable, inpainted_correct, replace
+):
     originals, size = rollouts(correct, verifiable), 4
     stuck = find_stuck(originals, size).nonzero().flatten().tolist()
     rows = torch.tensor([index * size + row for index in range(len(stuck)) for row in range(size)], dtype=torch.long)
@@ -43,7 +46,9 @@ def test_splicing_replaces_the_last_originals_of_stuck_groups_and_nothing_else(c
         expected = [(originals, first + row) for row in range(size)]
         if group in stuck:
             place = stuck.index(group) * size
-            good = [place + row for row in range(size) if inpainted.correct[place + row]][: math.floor(replace * size + 1e-9)]
+            good = [place + row for row in range(size) if inpainted.correct[place + row]][
+                : math.floor(replace * size + 1e-9)
+            ]
             expected[size - len(good) :] = [(inpainted, row) for row in good]
         else:
             assert not batch.hinted[first : first + size].any()

@@ -8,6 +8,7 @@ from importlib import import_module
 import pytest
 import torch
 from attrs import evolve, frozen
+
 from igpo_rl import plugin, testing
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.filters import TopEntropy
@@ -117,7 +118,10 @@ class Wrong:
         (lambda rollouts, view, seeds: evolve(view, scored=torch.ones_like(view.scored)), "behind the first EOS"),
         (lambda rollouts, view, seeds: evolve(view, scored=rollouts.valid), "visible"),
         (lambda rollouts, view, seeds: evolve(view, attention=torch.ones_like(view.attention)), "padding"),
-        (lambda rollouts, view, seeds: evolve(view, source=torch.zeros_like(view.source)), "another completion|visible"),
+        (
+            lambda rollouts, view, seeds: evolve(view, source=torch.zeros_like(view.source)),
+            "another completion|visible",
+        ),
         (lambda rollouts, view, seeds: evolve(view, weight=view.weight * len(rollouts)), "alone"),
     ],
 )
@@ -139,7 +143,9 @@ class ForgetsTheMask(GRPO):
         return super().__call__(logp, old, advantage, torch.ones_like(mask), ref, group, hint, totals)
 
 
-@pytest.mark.parametrize(("faulty", "fault"), [(MeansOverTheMicroBatch, "add up"), (ForgetsTheMask, "outside the mask")])
+@pytest.mark.parametrize(
+    ("faulty", "fault"), [(MeansOverTheMicroBatch, "add up"), (ForgetsTheMask, "outside the mask")]
+)
 def test_check_loss_catches(faulty, fault):
     with pytest.raises(AssertionError, match=fault):
         testing.check_loss(faulty())

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from rl_tiny import MASK, TinyDenoiser
+
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import random_rollouts
 from igpo_rl.views import MeanField, RandomMask, by_row, cut, same_plan, scored_by_row
-from rl_tiny import MASK, TinyDenoiser
 
 
 def view_of(estimator, rollouts, first=0):
@@ -51,7 +52,7 @@ def test_random_mask_draws_every_mask_as_often_as_its_probability_says():
     rollouts = random_rollouts(vocabulary=MASK, groups=1, size=4, width=3)
     rollouts = rollouts.take(torch.full((4000,), 3))  # the row that is valid everywhere
     view = view_of(RandomMask(low=0.5, high=0.5), rollouts)
-    counts = {mask: 0 for mask in itertools.product([False, True], repeat=3)}
+    counts = dict.fromkeys(itertools.product([False, True], repeat=3), 0)
     for mask in view.scored.tolist():
         counts[tuple(mask)] += 1
     for mask, count in counts.items():

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from rl_tiny import EOS, LETTERS, MASK, Player, TinyDenoiser, decode, encode, endless, problem, problems
+
+from igpo_rl.chunkers import RandomLength
+from igpo_rl.filters import KeepAll, TopEntropy
+from igpo_rl.igpo import IGPO
+from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks
+from igpo_rl.losses import GRPO, GSPO
+from igpo_rl.records import Problem
+from igpo_rl.scores import token_scores
+from igpo_rl.testing import global_generators_untouched
+from igpo_rl.views import MeanField, RandomMask
+
+WIDTH = 12
+SHORT = RandomLength(low=2, high=3)
+
+
+def matches(one: Problem, text: str) -> int:
+    return sum(a == b for a, b in zip(decode(one.trace), text, strict=False))
+
+
+def judge(one: Problem, text: str) -> bool:
+    """Rare at random, common with hints."""
+    return matches(one, text) >= 6
+
+
+def algorithm(**options) -> IGPO:
+    return IGPO(**{"group": 4, "prompts": 4, "updates": 2, "score_rows": 64, "chunker": SHORT, **options})
+
+
+def collect(rl: IGPO, *, policy=None, step: int = 0, verdict=judge, tasks=None, end_share: float = 0.0):
+    player = Player(policy or TinyDenoiser(), WIDTH, verdict, end_share=end_share)
+    batch = rl.collect(player, endless(tasks or problems()), 0.0, step)
+    return batch, player
+
+
+def learn(rl: IGPO, batch, *, policy=None, reference=None, move=None):
+    """Gradients (a list of tensors for each inner update) and the losses."""
+    policy = (policy or TinyDenoiser()).double()
+    gradients, losses = [], []
+    for loss in rl.learn(policy, reference, batch, 0, mask_id=MASK):
+        loss.value.backward()
+        losses.append(loss)
+        if loss.last:
+            gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
+            policy.zero_grad()
+            if move is not None:
+                move(policy)
+    return gradients, losses
+
+
+def nudge(policy) -> None:
+    with torch.no_grad():
+        for index, parameter in enumerate(policy.parameters()):
+            parameter.add_(0.05 * torch.sin(torch.arange(parameter.numel()) + index).view_as(parameter))
+
+
+def close(one, other, atol=1e-12) -> bool:
+    return all(torch.allclose(a, b, atol=atol) for a, b in zip(one, other, strict=True))
+
+
+def size(gradient) -> float:
+    return max(float(one.abs().max()) for one in gradient)
+
+
+# collect --------------------------------------------------------------------------------------------------------------
+
+
+def test_hints_open_stuck_groups():
+    batch, player = collect(algorithm(seed=3))
+    metrics = batch.metrics
+    assert metrics["stuck/before"] > metrics["stuck/after"]
+    assert metrics["stuck/rescued"] == pytest.approx(1 - metrics["stuck/after"] / metrics["stuck/before"])
+    assert metrics["hint/answer_leak"] == 0
+    assert metrics["hint/rows"] == float(batch.hinted.float().mean()) > 0
+    assert batch.correct[batch.hinted].all()
+    assert (batch.given.any(1) == batch.hinted).all()
+    assert [calls[0] for calls in player.calls] == [16, int(4 * 4 * metrics["stuck/before"])]
+    assert batch.advantage.view(-1, 4).sum(1).abs().max() < 1e-6
+    assert metrics["reward/spliced"] > metrics["reward/mean"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_with_a_correct_row_is_bit_identical_to_plain_grpo(seed):
+    ours, _ = collect(algorithm(seed=seed))
+    plain, _ = collect(algorithm(seed=seed, injection=NoInjection()))
+    free = ~ours.stuck
+    assert free.any()
+    for name, column in plain.columns().items():
+        other = getattr(ours, name)
+        if isinstance(column, torch.Tensor):
+            assert torch.equal(other[free], column[free]), name
+    kept = ours.stuck & ~ours.hinted  # and originals that stay in a stuck group are the on-policy ones
+    assert torch.equal(ours.completion[kept], plain.completion[kept])
+
+
+def test_without_a_stuck_group_the_gradients_are_bit_identical_to_plain_grpo():
+    easy = lambda one, text: text.count("a") % 2 == 0  # noqa: E731
+    batches = [collect(algorithm(seed=5, injection=one), verdict=easy)[0] for one in (UniformChunks(), NoInjection())]
+    assert not batches[0].stuck.any()
+    (ours, _), (plain, _) = (learn(algorithm(), batch, reference=TinyDenoiser(seed=1).double()) for batch in batches)
+    for one, other in zip(ours, plain, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert size(one) > 1e-3
+
+
+def test_the_first_correct_inpainted_rows_replace_the_last_originals():
+    """Rows are judged by their place in the second call: 1, 2 and 3 are correct, two may enter."""
+    player = Player(TinyDenoiser(), WIDTH, lambda one, text: False)
+
+    def play(tasks, overlay, seeds):
+        rollouts = player(tasks, overlay, seeds)
+        if overlay is None:
+            return rollouts
+        play.second = rollouts
+        correct = torch.tensor([False, True, True, True] * (len(tasks) // 4))
+        return evolve(rollouts, correct=correct, reward=correct.float())
+
+    batch = algorithm().collect(play, endless(problems()), 0.0, 0)
+    for group in range(4):
+        assert batch.correct[group * 4 : group * 4 + 4].tolist() == [False, False, True, True]
+        assert torch.equal(
+            batch.completion[group * 4 + 2 : group * 4 + 4], play.second.completion[group * 4 + 1 : group * 4 + 3]
+        )
+
+
+def test_a_group_with_an_unverifiable_row_never_triggers_hints():
+    player = Player(TinyDenoiser(), WIDTH, lambda one, text: False)
+
+    def play(tasks, overlay, seeds):
+        rollouts = player(tasks, overlay, seeds)
+        known = rollouts.verifiable.clone()
+        if overlay is None:
+            known[5] = False
+        return evolve(rollouts, verifiable=known)
+
+    batch = algorithm().collect(play, endless(problems()), 0.0, 0)
+    assert batch.stuck.view(4, 4).any(1).tolist() == [True, False, True, True]
+    assert player.calls[1][0] == 12
+
+
+@pytest.mark.parametrize(
+    ("injection", "verdict", "rows"),
+    [
+        (UniformChunks(), lambda one, text: False, [16, 16]),
+        (UniformChunks(), lambda one, text: True, [16, 0]),  # nothing is stuck: every rank still plays
+        (Resample(), lambda one, text: False, [16, 16]),
+        (NoInjection(), lambda one, text: False, [16]),
+    ],
+)
+def test_play_is_called_twice_unless_no_second_rollout_is_wanted(injection, verdict, rows):
+    _, player = collect(algorithm(injection=injection), verdict=verdict)
+    assert [calls[0] for calls in player.calls] == rows
+
+
+def test_a_rank_without_stuck_groups_plays_along_with_the_others():
+    def two_ranks(values):
+        return torch.stack([values, torch.ones_like(values)])  # the other rank has one stuck group that wants hints
+
+    player = Player(TinyDenoiser(), WIDTH, lambda one, text: True)
+    algorithm(prompts=8).collect(player, endless(problems()), 0.0, 0, gather=two_ranks)
+    assert [calls[0] for calls in player.calls] == [16, 0]
+    player = Player(TinyDenoiser(), WIDTH, lambda one, text: False)
+    bare = [problem("a"), problem("b"), problem("c"), problem("d")]  # no traces: the injection declines them all
+    algorithm(prompts=8).collect(player, endless(bare), 0.0, 0, gather=two_ranks)
+    assert [calls[0] for calls in player.calls] == [16, 0]
+
+
+def test_seeds_differ_by_step_sample_and_purpose_and_not_by_the_order_of_problems():
+    tasks = problems()
+    seen = set()
+    for step in range(2):
+        player = Player(TinyDenoiser(), WIDTH, lambda one, text: False)
+        algorithm().collect(player, endless(tasks), 0.0, step)
+        for _, _, seeds in player.calls:
+            seen |= set(seeds.tolist())
+    assert len(seen) == 2 * 2 * 16
+    straight, _ = collect(algorithm(), tasks=tasks)
+    turned, _ = collect(algorithm(), tasks=tasks[::-1])
+    order = torch.arange(16).view(4, 4).flip(0).flatten()
+    for name in ("completion", "given", "reward", "advantage", "hinted"):
+        assert torch.equal(getattr(turned, name), getattr(straight, name)[order]), name
+
+
+def test_ids_are_kept_between_rollout_and_training():
+    """Trap 13: decoding and encoding again merges tokens, so that recorded positions no longer line up."""
+    batch, player = collect(algorithm(injection=NoInjection()), end_share=0.3)
+    replayed = Player(TinyDenoiser(), WIDTH, judge, end_share=0.3)
+    tasks = [one for one in problems() for _ in range(4)]
+    assert torch.equal(batch.completion, replayed(tasks, None, player.calls[0][2]).completion)
+    row = int((batch.valid.sum(1) < WIDTH).nonzero()[0])
+    again = encode(decode(batch.completion[row]))  # loses the EOS, and with it every later position
+    assert len(again) != WIDTH
+
+
+@frozen
+class ShowsTheAnswer:
+    def __call__(self, problem, rng):
+        return [(0, len(problem.trace))]
+
+
+def test_the_leak_counter_does_not_trust_the_chunker():
+    batch, _ = collect(algorithm(chunker=ShowsTheAnswer(), injection=Full()), verdict=lambda one, text: False)
+    assert batch.metrics["hint/answer_leak"] == 4 * 4 * 2  # "#" and the value, in every row
+    clean, _ = collect(algorithm(injection=Full()), verdict=lambda one, text: False)
+    assert clean.metrics["hint/answer_leak"] == 0
+
+
+def test_the_value_before_the_answer_is_counted_and_can_be_hidden():
+    one = problem("ab", "abcdabcdab#d")
+    never = lambda *_: False  # noqa: E731
+    tasks = [one, problem("ba", "abcabcabca#d")]
+    options = {"prompts": 2, "injection": Full(), "chunker": RandomLength(low=2, high=3)}
+    words = problem("ab", "abcdabcdab#d")
+    value = torch.zeros(12, dtype=torch.bool)
+    value[[3, 7, 11]] = True
+    tasks[0] = evolve(words, answer_value=value)
+    seen, _ = collect(algorithm(**options), verdict=never, tasks=tasks)
+    assert seen.metrics["hint/answer_value_seen"] == 4
+    hidden, player = collect(algorithm(**options, hide_value=True), verdict=never, tasks=tasks)
+    assert hidden.metrics["hint/answer_value_seen"] == 0
+    assert (player.calls[1][1][:4] >= 0).sum() == 4 * 8
+
+
+def test_an_injection_that_observes_sees_what_was_shown_and_keeps_its_memory():
+    @frozen
+    class Adaptive:
+        def __call__(self, problem, chunks, rows, progress, rng, memory):
+            return torch.ones(rows, len(chunks), dtype=torch.bool)
+
+        def observe(self, problem, shown, correct, memory):
+            memory.setdefault(problem.key, []).append([int(shown.sum()), int(correct.sum())])
+
+    memory: dict = {}
+    player = Player(TinyDenoiser(), WIDTH, judge)
+    batch = algorithm(injection=Adaptive()).collect(player, endless(problems()), 0.0, 0, memory=memory)
+    assert len(memory) == int(batch.stuck.sum()) // 4 > 0
+    assert all(shown > 0 and correct <= 4 for [[shown, correct]] in memory.values())
+
+
+def test_replacement_stops_at_the_share():
+    always = lambda one, text: True  # noqa: E731
+    flaky = Player(TinyDenoiser(), WIDTH, always)
+
+    def play(tasks, overlay, seeds):
+        rollouts = flaky(tasks, overlay, seeds)
+        correct = rollouts.correct if overlay is not None else torch.zeros_like(rollouts.correct)
+        return evolve(rollouts, correct=correct, reward=correct.float())
+
+    for replace, expected in ((0.0, 0), (0.5, 2), (0.75, 3), (1.0, 4)):
+        batch = algorithm(replace=replace).collect(play, endless(problems()), 0.0, 0)
+        assert batch.hinted.view(4, 4).sum(1).tolist() == [expected] * 4
+
+
+# learn ----------------------------------------------------------------------------------------------------------------
+
+PLANS = [MeanField(), MeanField(prompt_mask=0.3), RandomMask(low=0.2)]
+
+
+def with_signal(batch):
+    """(B,) bool."""
+    rewards = batch.reward.view(-1, 4)
+    return (rewards != rewards[:, :1]).any(1).repeat_interleave(4)
+
+
+def hinted_batch(**options):
+    """The first one that has it all: a rescued group, a group with signal of its own, and one without any."""
+    for seed in range(200):
+        batch, _ = collect(algorithm(seed=seed), **options)
+        signal = with_signal(batch)
+        if (signal & batch.stuck).any() and (signal & ~batch.stuck).any() and not signal.all():
+            return batch
+    raise AssertionError("no such batch")
+
+
+@pytest.mark.parametrize("estimator", PLANS)
+@pytest.mark.parametrize("loss", [GRPO(beta=0.1), GSPO(beta=0.1)])
+def test_accumulation_changes_nothing(estimator, loss):
+    """1 x 16 == 16 x 1 in float64, through a moved policy, filtered hints and a reference."""
+    batch, reference = hinted_batch(), TinyDenoiser(seed=1).double()
+    results = {}
+    for rows in (1, 2, 3, 4, 8, 64):
+        rl = algorithm(estimator=estimator, loss=loss, score_rows=rows, updates=3)
+        gradients, losses = learn(rl, batch, reference=reference, move=nudge)
+        values, parts = [0.0], 0
+        for one in losses:
+            values[-1] += float(one.value.detach())
+            parts += 1
+            if one.last:
+                values.append(0.0)
+        results[rows] = (gradients, values[:-1], parts)
+    gradients, values, _ = results[64]
+    assert len(gradients) == 3
+    assert min(map(abs, values)) > 1e-4
+    assert results[1][2] > results[8][2] > results[64][2] == 3
+    for other, other_values, _ in results.values():
+        assert other_values == pytest.approx(values, abs=1e-12)
+        assert all(close(one, two) for one, two in zip(gradients, other, strict=True))
+
+
+@pytest.mark.parametrize("estimator", PLANS)
+def test_the_ratio_of_the_first_update_is_exactly_one(estimator):
+    """Trap 8. In float32, with micro-batches of other shapes than the old pass has."""
+    policy = TinyDenoiser(dropout=0.3).train()
+    batch = hinted_batch()
+    rl = algorithm(estimator=estimator, score_rows=3, updates=2, filter=KeepAll())
+    first, moved = [], []
+    for loss in rl.learn(policy, None, batch, 0, mask_id=MASK):
+        (first if len(moved) == 0 else moved).append(loss)
+        if loss.last and not moved:
+            nudge(policy)
+            moved.append(loss)
+    assert sum(one.metrics["policy/ratio"] for one in first) == pytest.approx(1.0, abs=1e-6)
+    assert {one.metrics["policy/ratio_max"] for one in first} == {1.0}
+    assert any(one.metrics["policy/ratio_max"] != 1.0 for one in moved[1:])
+
+
+def test_a_separate_old_pass_agrees_and_dropout_would_spoil_it():
+    batch, policy = hinted_batch(), TinyDenoiser(dropout=0.3)
+    view = MeanField()(batch, batch.advantage, torch.arange(16), MASK)
+    policy.eval()
+    with torch.no_grad():
+        old = token_scores(policy, view, batch.completion).logp
+    again = token_scores(policy, view, batch.completion, logits=1).logp
+    assert (again - old).abs().max() < 1e-5
+    policy.train()
+    faulty = token_scores(policy, view, batch.completion).logp
+    assert ((faulty - old).exp() - 1).abs().max() > 0.1
+
+
+def test_mean_field_scores_a_group_with_one_forward():
+    batch, policy, reference = hinted_batch(), TinyDenoiser(), TinyDenoiser(seed=1)
+    signal = int(with_signal(batch).sum()) // 4
+    learn(algorithm(updates=4), batch, policy=policy, reference=reference.double())
+    assert policy.inputs == [signal] * 5  # the old pass once, then four updates, with one input a group
+    assert reference.inputs == [signal]
+    policy, reference = TinyDenoiser(), TinyDenoiser(seed=1)
+    learn(algorithm(updates=4, estimator=RandomMask()), batch, policy=policy, reference=reference.double())
+    assert policy.inputs == [signal * 4] * 8  # a view of its own for every update, old scored before the first step
+    assert reference.inputs == [signal * 4] * 4
+
+
+def test_without_kl_the_reference_is_not_asked():
+    reference = TinyDenoiser(seed=1)
+    learn(algorithm(loss=GRPO(beta=0.0)), hinted_batch(), reference=reference.double())
+    assert reference.inputs == []
+
+
+def test_a_row_sees_a_new_mask_in_every_update_however_many_micro_batches_there_are():
+    """Trap 1: an index that counts backward passes shows a row the same 1 of 4 planned masks in all 4 updates."""
+    updates, parts = 4, 8
+    faulty = [{(update * parts + part) % updates for update in range(updates)} for part in range(parts)]
+    assert all(len(planned) == 1 for planned in faulty)
+    batch, policy, inputs = hinted_batch(), TinyDenoiser(), []
+    policy.register_forward_pre_hook(lambda module, given: inputs.append(given[0]) if torch.is_grad_enabled() else None)
+    _, losses = learn(algorithm(updates=updates, estimator=RandomMask(low=0.2), score_rows=1), batch, policy=policy)
+    rows = len(losses) // updates
+    assert rows == int(with_signal(batch).sum()) >= 8
+    for row in range(rows):
+        assert len({tuple((one[0] == MASK).tolist()) for one in inputs[row::rows]}) == updates
+
+
+def test_global_generators_are_untouched():
+    """Trap 2."""
+    rl, policy, reference = algorithm(estimator=MeanField(prompt_mask=0.2)), TinyDenoiser(), TinyDenoiser(seed=1)
+    with global_generators_untouched():
+        batch, _ = collect(rl, policy=policy)
+        for loss in rl.learn(policy, reference, batch, 0, mask_id=MASK):
+            loss.value.backward()
+
+
+def swap(batch, cells):
+    """The same batch with other tokens in these cells."""
+    return evolve(batch, completion=batch.completion.where(~cells, (batch.completion + 1) % 4))
+
+
+def filtered(batch, rl):
+    """What the filter keeps, from an old pass of the mean-field view."""
+    view = MeanField()(batch, batch.advantage, torch.arange(len(batch)), MASK)
+    scores = token_scores(TinyDenoiser().double(), view, batch.completion, entropy=True)
+    return rl.filter(scores.entropy, scores.logp, batch.given & batch.valid, batch.valid)
+
+
+@pytest.mark.parametrize("loss", [GRPO(beta=0.1), GSPO(beta=0.1)])
+def test_filtered_hints_and_hints_behind_the_end_do_not_reach_the_gradient(loss):
+    """The mean-field input holds no completion, so a token matters exactly where it is scored and kept."""
+    batch = hinted_batch()
+    ended = batch.valid.clone()
+    ended[batch.hinted, 6:] = False  # as if the first EOS stood there
+    batch = evolve(batch, valid=ended)
+    rl, reference = algorithm(loss=loss, filter=TopEntropy(tau=0.3)), TinyDenoiser(seed=1).double()
+    kept = filtered(batch, rl)
+    hint = batch.given & batch.hinted[:, None]
+    assert kept.any()
+    assert (hint & batch.valid & ~kept).any()
+    assert (hint & ~batch.valid).any()
+
+    def gradients(changed):
+        return learn(rl, changed, reference=reference, move=nudge)[0]
+
+    base = gradients(batch)
+    for silent in (hint & batch.valid & ~kept, hint & ~batch.valid):
+        for one, other in zip(base, gradients(swap(batch, silent)), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for loud in (kept, batch.valid & ~batch.given & with_signal(batch)[:, None]):
+        assert not close(base[0], gradients(swap(batch, loud))[0], atol=1e-6)
+
+
+def test_without_the_filter_all_hints_matter():
+    batch = hinted_batch()
+    rl = algorithm(filter=KeepAll())
+    silent = batch.given & ~filtered(batch, algorithm())
+    assert not close(learn(rl, batch)[0][0], learn(rl, swap(batch, silent))[0][0], atol=1e-6)
+
+
+def test_groups_without_signal_give_no_gradient_and_stay_in_the_denominator():
+    batch, reference = hinted_batch(), TinyDenoiser(seed=1).double()
+    signal = with_signal(batch)
+    rl = algorithm(loss=GRPO(beta=0.1))
+    whole, _ = learn(rl, batch, reference=reference)
+    alone, _ = learn(rl, batch.take(signal.nonzero().flatten()), reference=reference)
+    share = float(signal.float().mean())
+    assert close(whole[0], [one * share for one in alone[0]])
+    assert size(whole[0]) > 1e-3
+    kept, _ = learn(algorithm(loss=GRPO(beta=0.1), keep_zero_signal=True), batch, reference=reference)
+    assert not close(whole[0], kept[0], atol=1e-4)
+
+
+def test_a_batch_without_any_signal_still_gives_every_update_a_zero_gradient():
+    batch, _ = collect(algorithm(injection=NoInjection()), verdict=lambda one, text: False)
+    policy = TinyDenoiser()
+    gradients, losses = learn(algorithm(updates=3), batch, policy=policy, reference=TinyDenoiser(seed=1).double())
+    assert [one.last for one in losses] == [True] * 3
+    assert all(size(one) == 0.0 for one in gradients)
+
+
+def test_ranks_run_equally_many_micro_batches():
+    """A rank with fewer rows gets empty ones, forwards included."""
+    batch = hinted_batch()
+
+    def beside_a_longer_rank(values):
+        return torch.stack([values, values + 3 if values.dtype == torch.long else values])
+
+    policy = TinyDenoiser()
+    gradients, losses = [], []
+    for loss in algorithm(score_rows=4, updates=1).learn(
+        policy, None, batch, 0, mask_id=MASK, gather=beside_a_longer_rank
+    ):
+        loss.value.backward()
+        losses.append(loss)
+        gradients.append(loss.value.item())
+    alone = sum(1 for _ in algorithm(score_rows=4, updates=1).learn(TinyDenoiser(), None, batch, 0, mask_id=MASK))
+    assert len(losses) == alone + 3
+    assert gradients[alone:] == [0.0] * 3
+    assert policy.inputs[alone:] == [1] * 3 + policy.inputs[:alone] + [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("updates", "injection"),
+    [(1, UniformChunks(low=1.0, high=1.0)), (1, Full()), (2, UniformChunks(low=0.0, high=0.0))],
+)
+def test_the_edges_that_crash_elsewhere_work(updates, injection):
+    """Trap 4: mu = 1, eta = 1, eta = 0."""
+    rl = algorithm(updates=updates, injection=injection)
+    batch, _ = collect(rl)
+    gradients, _ = learn(rl, batch)
+    assert len(gradients) == updates
+
+
+@torch.no_grad()
+def oracle(rl: IGPO, batch, policy, reference) -> float:
+    """The objective of the first update of a mean-field run, row by row and token by token, from the paper's formulas."""
+    rewards = batch.reward.view(-1, rl.group)
+    total, rows = 0.0, len(batch)
+    for row in range(rows):
+        group = rewards[row // rl.group]
+        if (group == group[0]).all():
+            continue
+        a = float(batch.reward[row] - group.mean())
+        pads = int((~batch.prompt_valid[row]).sum())
+        canvas = torch.cat([batch.prompt[row, pads:], torch.full((WIDTH,), MASK)])[None]
+        logps = []
+        for model in (policy, reference):
+            logits = model(canvas, torch.ones_like(canvas, dtype=torch.bool), torch.arange(canvas.numel()))
+            logps.append(logits[-WIDTH:].double().log_softmax(-1))
+        new, ref = logps
+        scored = [k for k in range(WIDTH) if EOS not in batch.completion[row, :k].tolist()]
+        hints = [k for k in scored if batch.given[row, k]]
+        by_entropy = sorted(hints, key=lambda k: float((new[k].exp() * new[k]).sum()))
+        keep = by_entropy[: max(1, int(len(hints) * rl.filter.tau + 1e-9))] if hints else []
+        cells = [k for k in scored if k not in hints or k in keep]
+        inner = 0.0
+        for k in cells:
+            d = float(ref[k, batch.completion[row, k]] - new[k, batch.completion[row, k]])
+            inner += a - rl.loss.beta * (torch.tensor(d).exp().item() - d - 1)
+        total += inner / len(cells)
+    return -total / rows
+
+
+def test_the_first_update_equals_a_slow_reference_written_from_the_paper():
+    rl = algorithm(loss=GRPO(beta=0.1), score_rows=4)
+    batch = hinted_batch(end_share=0.1)
+    assert (batch.valid.sum(1) < WIDTH).any()
+    policy, reference = TinyDenoiser().double(), TinyDenoiser(seed=1).double()
+    _, losses = learn(rl, batch, policy=copy.deepcopy(policy), reference=reference)
+    first = sum(float(one.value.detach()) for one in losses[: len(losses) // 2])
+    assert first == pytest.approx(oracle(rl, batch, policy, reference), abs=1e-7)
+    assert abs(first) > 1e-3
+
+
+def test_learning_makes_the_rewarded_rows_likelier():
+    batch, policy = hinted_batch(), TinyDenoiser()
+    rl = algorithm(loss=GRPO(beta=0.0), updates=8)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+
+    @torch.no_grad()
+    def gap() -> float:
+        view = MeanField()(batch, batch.advantage, torch.arange(16), MASK)
+        logp = token_scores(policy, view, batch.completion).logp.sum(1)
+        return float((logp * batch.advantage).sum())
+
+    before = gap()
+    for loss in rl.learn(policy, None, batch, 0, mask_id=MASK):
+        loss.value.backward()
+        if loss.last:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert gap() > before + 0.1
+
+
+# errors ---------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_say_value_bound_and_remedy():
+    with pytest.raises(ValueError, match="prompts = 4 cannot be shared by 3 processes"):
+        algorithm().collect(
+            Player(TinyDenoiser(), WIDTH, judge), endless(problems()), 0.0, 0, gather=lambda v: v.expand(3, -1)
+        )
+    with pytest.raises(ValueError, match="the problems ended after 2"):
+        algorithm().collect(Player(TinyDenoiser(), WIDTH, judge), iter(problems()[:2]), 0.0, 0)
+
+    @frozen
+    class Sequence(RandomMask):
+        level = "sequence"
+
+    with pytest.raises(ValueError, match=r"GRPO needs log-probs per token.*Sequence gives them per sequence"):
+        IGPO(estimator=Sequence(), loss=GRPO())
+    IGPO(estimator=Sequence(), loss=GSPO())
+
+    @frozen
+    class OneRow:
+        def __call__(self, problem, chunks, rows, progress, rng, memory):
+            return torch.ones(1, len(chunks), dtype=torch.bool)
+
+    with pytest.raises(ValueError, match="OneRow returned a table of"):
+        collect(algorithm(injection=OneRow()), verdict=lambda one, text: False)
+    batch, _ = collect(algorithm())
+    with pytest.raises(ValueError, match="no advantages"):
+        next(algorithm().learn(TinyDenoiser(), None, evolve(batch, advantage=None), 0, mask_id=MASK))
+
+
+def test_the_player_must_keep_rows_and_hints():
+    player = Player(TinyDenoiser(), WIDTH, lambda one, text: False)
+
+    def forgets_a_row(tasks, overlay, seeds):
+        return player(tasks, overlay, seeds).take(torch.arange(len(tasks) - 1))
+
+    def forgets_hints(tasks, overlay, seeds):
+        return player(tasks, None, seeds)
+
+    with pytest.raises(ValueError, match="play returned 15 rows for 16"):
+        algorithm().collect(forgets_a_row, endless(problems()), 0.0, 0)
+    with pytest.raises(ValueError, match="play changed the hints"):
+        algorithm().collect(forgets_hints, endless(problems()), 0.0, 0)
+
+
+def test_letters_are_what_the_tiny_task_says():
+    assert len(LETTERS) == EOS
