@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeAlias, get_origin
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from igpo_cli.errors import UsageError, close
 from igpo_cli.options import Option, conform, from_text, options, show
@@ -24,6 +24,7 @@ SECTIONS = ("prompt", "optimizer", "lora")
 SHARED = (*KINDS, *SECTIONS)
 """Tables that may reappear under [sft] and [eval.NAME] and override the top-level one there."""
 DEFAULT, FLAG = "default", "flag"
+Options: TypeAlias = Mapping[str, Option]
 
 
 def section(name: str) -> type[Any]:
@@ -38,7 +39,7 @@ def algorithm() -> type[Any]:
     return load_target("igpo_rl.igpo:IGPO")
 
 
-def top_level() -> dict[str, Option]:
+def top_level() -> Options:
     """The keys outside any table."""
     run = options(Run)
     return {**run, **{key: each for key, each in options(algorithm()).items() if key not in (*KINDS, *run)}}
@@ -112,6 +113,18 @@ def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
 # Laying them over each other -----------------------------------------------------------------------------------------
 
 
+@frozen
+class Layer:
+    """What one source says of one table."""
+
+    rank: int
+    """A higher source is laid over a lower one."""
+    origin: str
+    values: Mapping[str, Any]
+    inherited: bool = False
+    """True for what the top-level table says to the one that overrides it."""
+
+
 @define
 class Table:
     """One table after all sources; its values are not checked yet."""
@@ -120,7 +133,7 @@ class Table:
     name: str | None
     """The chosen plug-in as it was written; None where the table holds no plug-in, or none was chosen."""
     named_by: str
-    options: Mapping[str, Option]
+    options: Options
     cells: dict[str, tuple[str, Any]] = field(factory=dict)
     """Key -> origin and value. Where the option is a plug-in, the value is a Table or a list of them."""
 
@@ -140,101 +153,95 @@ class Draft:
         files = [file for source in self.sources for file in _texts(source, "plugins")]
         for file in files:
             self.catalogue.add_file(file)
-        self._fixed("", top_level(), self._within("", drop=(*SHARED, "sft", "eval")))
+        self.tables[""] = self._lay("", self._within("", (*SHARED, "sft", "eval")), known=top_level())
         if files:
             self.tables[""].cells["plugins"] = (self.tables[""].cells["plugins"][0], list(dict.fromkeys(files)))
-        evals = dict.fromkeys(name for _, table in self._within("eval") for name in table)
-        self.scopes = ["sft", *(f"eval.{name}" for name in evals)]
+        self.scopes = ["sft", *(f"eval.{name}" for name in self._evals())]
         for scope in ("", *self.scopes):
             if scope:
-                cls = section(scope.partition(".")[0])
-                self._fixed(scope, options(cls), self._within(scope, drop=SHARED))
+                known = options(section(scope.partition(".")[0]))
+                self.tables[scope] = self._lay(scope, self._within(scope, SHARED), known=known)
             for name in SHARED:
                 path, own = _join(scope, name), self._within(_join(scope, name))
-                base = self._within(name) if scope else []
-                if not scope or own:
-                    if name in KINDS:
-                        self.tables[path] = self._plugin(path, KINDS[name], [*base, *own], len(base))
-                    else:
-                        self._fixed(path, options(section(name)), [*base, *own])
+                if own or not scope:
+                    layers = [*self._within(name, inherited=True), *own] if scope else own
+                    known = options(section(name)) if name not in KINDS else {}
+                    self.tables[path] = self._lay(path, layers, KINDS.get(name), known)
 
-    def _within(self, path: str, drop: Iterable[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-        """(origin, table) of every source that has the table; a mere text is the name of a plug-in."""
+    def _evals(self) -> Iterable[str]:
+        """The names of all [eval.NAME]. A flag may make a new one, but not by a slip of the pen."""
+        names: dict[str, None] = {}
+        for layer in self._within("eval"):
+            for name in layer.values:
+                if layer.origin == FLAG and name not in names and (meant := close(name, names)):
+                    raise UsageError(f"no evaluation named '{name}'. Did you mean --eval.{meant}?")
+                names[name] = None
+        return names
+
+    def _within(self, path: str, drop: Iterable[str] = (), *, inherited: bool = False) -> list[Layer]:
+        """What each source says of a table; a mere text is the name of a plug-in."""
         found = []
-        for source in self.sources:
+        for rank, source in enumerate(self.sources):
             node: Any = source.values
             for part in path.split(".") if path else ():
-                node = node.get(part, {})
-                if isinstance(node, str):
-                    node = {"name": node}
+                node = _named(node.get(part, {}))
                 if not isinstance(node, Mapping):
                     raise UsageError(f"{source.origin}: '{path}' must be a table, [{path}], and not {show(node)}")
             if node := {key: value for key, value in node.items() if key not in drop}:
-                found.append((source.origin, node))
+                found.append(Layer(rank, source.origin, node, inherited))
         return found
 
-    def _fixed(self, path: str, known: Mapping[str, Option], layers: list[tuple[str, dict[str, Any]]]) -> None:
-        """Lay a table whose options do not depend on a name."""
-        table = Table(path, None, DEFAULT, known)
-        stacks: dict[str, list[tuple[str, Any]]] = {}
-        for origin, values in layers:
-            for key, value in values.items():
-                stacks.setdefault(key, []).append((origin, value))
-        self._fill(table, stacks)
-        self.tables[path] = table
-
-    def _plugin(self, path: str, kind: Kind, layers: list[tuple[str, dict[str, Any]]], inherited: int = 0) -> Table:
-        """Lay the table of a plug-in. Who changes the name drops what lower sources said and the new one lacks."""
-        table = Table(path, kind.default, DEFAULT, {})
-        stacks: dict[str, list[tuple[str, Any]]] = {}
-        for number, (origin, values) in enumerate(layers):
-            name = values.get("name", table.name)
-            if "name" in values:
-                table.named_by = origin
-                if not isinstance(name, str):
-                    raise _refuse(path, "name", origin, f"name = {show(name)} must be text")
-            if stacks and name is not None and name != table.name:
-                known = self._options(kind, name)
-                dropped = [key for key in stacks if key not in known]
-                if dropped and number >= inherited:
-                    was = ", ".join(dict.fromkeys(stacks[key][-1][0] for key in dropped))
-                    self.notes.append(
-                        f"[{path}] {', '.join(dropped)} of {was} dropped: {kind.name} '{name}' has no such option"
-                    )
-                stacks = {key: stack for key, stack in stacks.items() if key not in dropped}
-            table.name = name
-            for key, value in values.items():
-                if key != "name":
-                    stacks.setdefault(key, []).append((origin, value))
-        if table.name is not None:
-            table.options = self._options(kind, table.name)
-        if stacks and table.name is None:
-            key, stack = next(iter(stacks.items()))
-            raise _refuse(path, key, stack[-1][0], f"{key} is set, but no {kind.name} is chosen. {_choose(kind, path)}")
-        self._fill(table, stacks, kind)
+    def _lay(self, path: str, layers: Sequence[Layer], kind: Kind | None = None, known: Options | None = None) -> Table:
+        """A table of a kind, or one with `known` options. Who changes the name drops what was not meant for the new one."""
+        table, rank, meant_for = Table(path, kind.default if kind else None, DEFAULT, known or {}), -1, []
+        for layer in layers if kind else ():
+            if "name" in layer.values:
+                table.name, table.named_by, rank = layer.values["name"], layer.origin, layer.rank
+                if not isinstance(table.name, str):
+                    raise _refuse(path, "name", layer.origin, f"name = {show(table.name)} must be text")
+            meant_for.append(table.name)
+        if kind and table.name is not None:
+            table.options = options(self.catalogue.load(kind.name, table.name))
+            if "name" in table.options:
+                raise UsageError(f"{kind.name} '{table.name}' has an option 'name', by which {kind.name}s are chosen")
+        stacks: dict[str, list[tuple[Layer, Any]]] = {}
+        dropped: dict[str, list[str]] = {}
+        for number, layer in enumerate(layers):
+            for key, value in layer.values.items():
+                if kind and key == "name":
+                    continue
+                if key in table.options and not (kind and self._foreign(kind, meant_for[number], table, key)):
+                    stacks.setdefault(key, []).append((layer, value))
+                elif layer.rank < rank and not layer.inherited:
+                    dropped.setdefault(layer.origin, []).append(key)
+                elif not layer.inherited:
+                    raise self._unknown(table, key, layer.origin, value, kind)
+        for origin, keys in dropped.items():
+            self.notes.append(f"[{path}] {', '.join(keys)} of {origin} dropped: not meant for '{table.name}'")
+        for key, stack in stacks.items():
+            table.cells[key] = stack[-1][0].origin, self._value(_join(path, key), table.options[key], stack)
         return table
 
-    def _options(self, kind: Kind, name: str) -> Mapping[str, Option]:
-        found = options(self.catalogue.load(kind.name, name))
-        if "name" in found:
-            raise UsageError(f"{kind.name} '{name}' has an option 'name', which is how the plug-in itself is chosen")
-        return found
+    def _foreign(self, kind: Kind, meant_for: str | None, table: Table, key: str) -> bool:
+        """Whether a key that was set for one plug-in says something else to another: `path` does, `steps` does not."""
+        if meant_for in (None, table.name):
+            return False
+        try:
+            before = options(self.catalogue.load(kind.name, str(meant_for))).get(key)
+        except UsageError:  # it is not installed, and no longer wanted
+            return True
+        now = table.options[key]
+        return before is not None and (before.type != now.type or now.required)
 
-    def _fill(self, table: Table, stacks: Mapping[str, list[tuple[str, Any]]], kind: Kind | None = None) -> None:
-        for key, stack in stacks.items():
-            origin, value = stack[-1]
-            option = table.options.get(key)
-            if option is None:
-                raise self._unknown(table, key, origin, value, kind)
-            if option.kind:
-                inner, path = KINDS[option.kind], _join(table.path, key)
-                if get_origin(option.type) is tuple:
-                    value = [self._plugin(path, inner, [(origin, _named(part))]) for part in value]
-                else:
-                    value = self._plugin(path, inner, [(origin, _named(part)) for origin, part in stack])
-            elif origin == FLAG and isinstance(value, str):
-                value = from_text(value, option.type)
-            table.cells[key] = (origin, value)
+    def _value(self, path: str, option: Option, stack: list[tuple[Layer, Any]]) -> Any:
+        """The highest value; tables of plug-ins are laid over each other in turn."""
+        layer, value = stack[-1]
+        if not option.kind:
+            return from_text(value, option.type) if layer.origin == FLAG and isinstance(value, str) else value
+        parts = [[(layer, part)] for part in value] if get_origin(option.type) is tuple else [stack]
+        inner = [[evolve(layer, values=_named(part)) for layer, part in each] for each in parts]
+        tables = [self._lay(path, layers, KINDS[option.kind]) for layers in inner]
+        return tables if get_origin(option.type) is tuple else tables[0]
 
     def _unknown(self, table: Table, key: str, origin: str, value: object, kind: Kind | None) -> UsageError:
         tables = (
@@ -242,6 +249,10 @@ class Draft:
         )
         choices = tables if isinstance(value, Mapping) else [*table.options, *tables]
         meant = close(key, choices)
+        if kind and table.name is None:
+            return _refuse(
+                table.path, key, origin, f"{key} is set, but no {kind.name} is chosen. {_choose(kind, table.path)}"
+            )
         where = f"igpo plugins show {kind.name} {table.name}" if kind else "igpo config show"
         if origin == FLAG:
             hint = f"; did you mean {flag(_join(table.path, meant))}?" if meant else ""

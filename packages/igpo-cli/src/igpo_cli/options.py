@@ -10,6 +10,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -125,31 +126,32 @@ def conform(value: Any, type_: Any) -> Any:
 
     Strict: 1.5 and true are no whole numbers, but 1 is a number. In TOML, which has no null, "none" is None.
     """
+    try:
+        return _conform(value, type_)
+    except ValueError:
+        raise ValueError(f"must be {noun(type_)}") from None
+
+
+def _conform(value: Any, type_: Any) -> Any:
     origin, args = get_origin(type_), get_args(type_)
-    if type_ is Any:
+    if type_ is Any or type(value) is type_:
         return value
+    if type_ is float and type(value) is int:
+        return float(value)
     if origin in (Union, UnionType):
         if NoneType in args and value in (None, "none"):
             return None
         for arm in args:
-            try:
-                return conform(value, arm)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in args):
-            return value
-    elif origin is tuple and isinstance(value, list | tuple):
-        arms = args[:1] * len(value) if args[-1] is ... else args
-        if len(arms) == len(value):
-            return tuple(conform(part, arm) for part, arm in zip(value, arms, strict=True))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping):
-        return {key: conform(part, args[1]) for key, part in value.items()}
-    elif type_ is float and type(value) is int:
-        return float(value)
-    elif type(value) is type_:
+            with suppress(ValueError):
+                return _conform(value, arm)
+    if origin is Literal and any(value == choice and type(value) is type(choice) for choice in args):
         return value
-    raise ValueError(f"must be {noun(type_)}")
+    if origin is tuple and isinstance(value, list | tuple):
+        arms = args[:1] * len(value) if args[-1] is ... else args
+        return tuple(_conform(part, arm) for part, arm in zip(value, arms, strict=True))
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: _conform(part, args[1]) for key, part in value.items()}
+    raise ValueError(value)
 
 
 def noun(type_: Any) -> str:

@@ -12,6 +12,8 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 from attrs import evolve, frozen
 
-from igpo_cli.errors import UsageError, close
+from igpo_cli.errors import UsageError, close, warn
 
 if TYPE_CHECKING:
     import typer
@@ -106,21 +108,19 @@ class Catalogue:
 
     def add(self, plugin: ModuleType, source: Row) -> None:
         """Register a module with hooks; its rows carry the source's distribution and version."""
-        known = {kind.hook: kind for kind in KINDS.values()}
+        kinds = {kind.hook: kind.name for kind in KINDS.values()}
         rows: list[Row] = []
         self._manager.register(plugin, f"{source.distribution} {source.target}")
         try:
             for caller in self._manager.get_hookcallers(plugin) or ():
                 if not caller.has_spec():
-                    meant = close(caller.name, [*known, "igpo_commands"])
+                    meant = close(caller.name, [*kinds, "igpo_commands"])
                     hint = f"; did you mean '{meant}'?" if meant else ""
                     self.warnings.append(f"plug-in '{source.distribution}' has an unknown hook '{caller.name}'{hint}")
-                elif caller.name in known:
-                    for hook in caller.get_hookimpls():
-                        if hook.plugin is plugin:
-                            targets = cast("Mapping[str, str]", hook.function())
-                            kind = known[caller.name].name
-                            rows += [evolve(source, kind=kind, name=name, target=at) for name, at in targets.items()]
+                elif caller.name in kinds:
+                    hook = next(hook for hook in caller.get_hookimpls() if hook.plugin is plugin)
+                    targets = cast(Mapping[str, str], hook.function())
+                    rows += [evolve(source, kind=kinds[caller.name], name=n, target=at) for n, at in targets.items()]
         except Exception:
             self._manager.unregister(plugin)
             raise
@@ -133,26 +133,22 @@ class Catalogue:
             return
         if not path.is_file():
             raise UsageError(f"there is no plug-in file '{file}' (seen from {Path.cwd()})")
+        if path.suffix != ".py" or not path.stem.isidentifier():
+            raise UsageError(f"plug-in file '{file}' must have the name of a Python module, such as mine.py")
         known = importlib.util.find_spec(path.stem)
         if known is not None and known.origin != str(path):
             raise UsageError(f"plug-in file '{file}' has the name of the module '{path.stem}'. Rename it.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise UsageError(f"plug-in file '{file}' is not a Python file (.py)")
+        spec = cast(ModuleSpec, importlib.util.spec_from_file_location(path.stem, path))
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
-        before = len(self._rows)
         try:
-            spec.loader.exec_module(module)
+            cast(Loader, spec.loader).exec_module(module)
             self.add(module, Row(distribution=path.stem, version="", target=file))
+            if not self._manager.get_hookcallers(module):
+                raise LookupError("it has no hooks: decorate one, such as igpo_samplers(), with @hookimpl")
         except Exception as error:
             del sys.modules[path.stem]
             raise UsageError(f"plug-in file '{file}' did not load ({type(error).__name__}: {error})") from error
-        if len(self._rows) == before and not self._manager.get_hookcallers(module):
-            raise UsageError(
-                f"plug-in file '{file}' has no hooks. "
-                "Decorate one such as igpo_samplers() with @hookimpl of igpo_sampling.hookspecs."
-            )
         self._files.add(path)
 
     @property
@@ -212,7 +208,11 @@ class Catalogue:
 
     def commands(self, app: typer.Typer) -> None:
         """Let third parties add their commands."""
-        self._manager.hook.igpo_commands(app=app)
+        for hook in self._manager.hook.igpo_commands.get_hookimpls():
+            try:
+                hook.function(app)
+            except Exception as error:  # noqa: BLE001 somebody else's code, which may fail in any way
+                warn(f"the commands of plug-in '{hook.plugin_name}' are skipped ({type(error).__name__}: {error})")
 
 
 def load_target(target: str) -> type[Any]:

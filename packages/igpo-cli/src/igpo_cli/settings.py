@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 from igpo_rl.sft import SFT
 
@@ -48,11 +48,16 @@ class Run:
     """Python files with plug-ins that need no installation."""
 
 
+def _has_question(_: object, attribute: Attribute[str], value: str) -> None:
+    if "{prompt}" not in value:
+        raise ValueError(f"{attribute.name} = {value!r} has no place for the question. Put {{prompt}} there.")
+
+
 @frozen(kw_only=True)
 class Prompt:
     """How a question becomes a prompt."""
 
-    template: str = field(default="{prompt}", validator=validators.matches_re(r"(?s).*\{prompt\}.*"))
+    template: str = field(default="{prompt}", validator=_has_question)
     """Text around the question; {prompt} stands for it."""
     system: str | None = None
     """System prompt: the chat template's system message, or put in front."""

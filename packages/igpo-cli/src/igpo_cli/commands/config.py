@@ -70,7 +70,7 @@ def lines(values: Mapping[str, Any], origins: Mapping[str, str], path: str = "")
     for key, value in values.items():
         if isinstance(value, Mapping) and f"{path}{key}" not in origins:
             inside = list(lines(value, origins, f"{path}{key}."))
-            if inside and not inside[0][0].startswith("["):
+            if inside and inside[0][0]:
                 yield from (("", ""), (f"[{path}{key}]", ""))
             yield from inside
 
@@ -85,7 +85,7 @@ def print_values(config: Config) -> None:
         style = "bold" if text.startswith("[") else "dim" if origin == "default" else ""
         console.print(Text(text, style).append(f"{'':{max(2, 36 - len(text))}}# {origin}" if origin else "", "dim"))
     for note in config.notes:
-        console.print(Text(f"\n# note: {note}", "yellow"))
+        console.print(Text(f"# note: {note}", "yellow"))
 
 
 def print_presets(rows: list[dict[str, str]]) -> None:

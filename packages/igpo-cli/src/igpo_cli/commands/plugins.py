@@ -106,7 +106,7 @@ def show_listing(rows: list[dict[str, str]]) -> None:
 
 def details(catalogue: Catalogue, kind: str, name: str) -> dict[str, Any]:
     """One plug-in and its options."""
-    from igpo_cli.options import describe, metavar, options, show
+    from igpo_cli.options import brief, describe, metavar, options
 
     row, cls = catalogue.find(kind, name), catalogue.load(kind, name)
     return asdict(row) | {
@@ -115,7 +115,7 @@ def details(catalogue: Catalogue, kind: str, name: str) -> dict[str, Any]:
             {
                 "name": option.name,
                 "type": option.kind or metavar(option.type),
-                "default": "required" if option.default is NOTHING else show(option.default),
+                "default": "required" if option.default is NOTHING else brief(option.default),
                 "bounds": option.bounds,
                 "help": option.help,
             }
@@ -135,12 +135,16 @@ def show_details(found: dict[str, Any]) -> None:
     console.print(f"[bold]{found['kind']} {found['name']}[/]  [dim]{source}, {found['target']}[/]")
     console.print(f"{escape(found['description'])}\n")
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("option", "type", "default", "bounds"):
+    for column in ("option", "type", "default"):
         table.add_column(column, no_wrap=True)
     table.add_column("")
     for option in found["options"]:
+        bounds = f" [dim]{escape('[' + option['bounds'] + ']')}[/]" if option["bounds"] else ""
         table.add_row(
-            f"[bold]{option['name']}[/]", *(escape(option[key]) for key in ("type", "default", "bounds", "help"))
+            f"[bold]{option['name']}[/]",
+            escape(option["type"]),
+            escape(option["default"]),
+            escape(option["help"]) + bounds,
         )
     console.print(table if found["options"] else "It has no options.")
     console.print(
