@@ -29,6 +29,9 @@ setup: .venv/ready
 	@$(BIN)/uv pip install --quiet --python .venv --constraint constraints.txt --group dev $(TORCH) $(PROJECTS:%=--editable %)
 	@touch $@
 
+# Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: setup
 	$(BIN)/python -m pytest
 
