@@ -96,3 +96,17 @@ def test_names_in_documents_exist() -> None:
     found = {str(path.relative_to(ROOT)): unresolved(path.read_text(encoding="utf-8")) for path in pages}
     assert {page: names for page, names in found.items() if names} == {}
     assert unresolved("`igpo_rl.IGPO.collect` and `igpo_rl.IGPO.gather`") == ["igpo_rl.IGPO.gather"]
+
+
+def test_every_trap_of_the_algorithm_has_a_test() -> None:
+    listed = set(
+        re.findall(r"^\| (\d+) \|", (ROOT / "docs/algorithm.md").read_text().partition("## Traps")[2], re.MULTILINE)
+    )
+    tested = {
+        number
+        for path in (ROOT / "tests").glob("*/test_*.py")
+        for number in re.findall(r"trap[ _](\d+)", path.read_text(encoding="utf-8"), re.IGNORECASE)
+        if path.parent.name != "contracts"
+    }
+    assert listed == {str(number) for number in range(1, 15)}
+    assert sorted(listed - tested, key=int) == []
