@@ -36,7 +36,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-all: setup
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m ""
 
 lint: setup
 	$(BIN)/ruff check .
