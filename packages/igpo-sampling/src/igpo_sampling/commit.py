@@ -61,7 +61,7 @@ def top(confidence: Tensor, count: Tensor) -> Tensor:
     """
     ranked = confidence.argsort(dim=1, descending=True, stable=True)
     best = torch.arange(confidence.shape[1], device=confidence.device) < count[:, None]
-    return torch.zeros_like(best).scatter(1, ranked, best) & (confidence > -torch.inf)
+    return torch.zeros_like(best).scatter(1, ranked, best) & (confidence != -torch.inf)
 
 
 def scheduled(canvas: Canvas, steps: int, block: int) -> Rule:

@@ -1,0 +1,134 @@
+"""Conformance checks for samplers and denoisers, for this package's own and for third parties'.
+
+They raise AssertionError naming the broken promise; call them in a test: `check_sampler(MySampler(steps=8))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from igpo_sampling.canvas import Canvas
+from igpo_sampling.denoiser import Denoiser
+from igpo_sampling.loop import Sample
+from igpo_sampling.samplers import Sampler
+
+Result = TypeVar("Result")
+
+
+class TableDenoiser(nn.Module):
+    """Logits looked up by a hash of all that is attended: full context, and bit-equal rows, as nothing is multiplied.
+
+    Positions count from the right end, so left padding changes nothing.
+    """
+
+    table: Tensor
+
+    def __init__(self, vocab: int, *, states: int = 257, scale: float = 3.0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("table", scale * torch.randn(states, vocab, generator=generator))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention: Tensor,
+        where: Tensor,
+        read: Callable[[Callable[[Tensor], Tensor], Tensor], Result] | None = None,
+    ) -> Tensor | Result:
+        place = torch.arange(tokens.shape[1], 0, -1, device=tokens.device)
+        context = ((tokens + 1) * attention * (31 * place * place + 17)).sum(1, keepdim=True)
+        state = (context + 7919 * place) % len(self.table)
+        hidden = state.flatten()[where][:, None]
+        return self.head(hidden) if read is None else read(self.head, hidden)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.table[hidden[:, 0]]
+
+
+def check_sampler(sampler: Sampler, *, width: int = 40) -> None:
+    """Everything that `Sampler` promises, on canvases with unequal prompts and unequal hints."""
+    vocab, mask_id, eos_id = 19, 18, 17
+    denoiser = TableDenoiser(vocab)
+    lengths, hints = (3, 7, 0, 7, 5), (0, width // 2, width - 1, width, 1)
+    rows = [torch.arange(length) for length in lengths]
+    overlay = torch.full((len(rows), width), -1)
+    generator = torch.Generator().manual_seed(0)
+    for row, count in enumerate(hints):
+        overlay[row, torch.randperm(width, generator=generator)[:count]] = row
+    seeds = torch.arange(len(rows)) * 1000 - 2000
+    state = torch.random.get_rng_state()
+
+    def sample(chosen: list[int]) -> Sample:
+        blank = Canvas.blank([rows[row] for row in chosen], width, mask_id=mask_id, pad_id=eos_id)
+        canvas = blank.inpaint(overlay[chosen])
+        before = canvas.tokens.clone(), canvas.given.clone()
+        result = sampler(denoiser, canvas, seeds[chosen], mask_id=mask_id, eos_id=eos_id)
+        _hold(
+            torch.equal(before[0], canvas.tokens) and torch.equal(before[1], canvas.given), "the canvas is not changed"
+        )
+        return result
+
+    everyone = list(range(len(rows)))
+    whole = sample(everyone)
+    given = overlay >= 0
+    _hold(whole.completion.shape == overlay.shape, "the completion is (B, L)")
+    _hold(torch.equal(whole.completion[given], overlay[given]), "given tokens never change")
+    _hold(not (whole.completion == mask_id).any(), "no mask is left or sampled")
+    _hold(bool(((whole.completion >= 0) & (whole.completion < vocab)).all()), "tokens are of the vocabulary")
+    _hold(torch.equal(whole.order == -1, given), "order is -1 on given tokens and nowhere else")
+    _hold(bool(whole.confidence.isfinite().all()), "confidences are finite")
+    steps = torch.tensor([len(set(order[order >= 0].tolist())) for order in whole.order])
+    _hold(torch.equal(steps, whole.forwards), "each forward of a row commits something, and is counted")
+    for chosen in (everyone, everyone[::-1], *([row] for row in everyone)):
+        part = sample(chosen)
+        for name in ("completion", "order", "confidence", "forwards"):
+            same = torch.equal(getattr(part, name), getattr(whole, name)[chosen])
+            _hold(same, f"a row's {name} is the same again, alone and in any order of rows")
+    _hold(sample([]).completion.shape == (0, width), "no rows are fine")
+    _hold(torch.equal(state, torch.random.get_rng_state()), "global random state is not touched")
+
+
+def check_denoiser(denoiser: Denoiser, vocab: int, *, tolerance: float = 1e-4) -> None:
+    """Everything that `Denoiser` promises, up to `tolerance` in logits; tokens 0 to vocab - 1 are fed to it."""
+    B, T = 3, 12
+    tokens = torch.arange(B * T).reshape(B, T) * 7 % vocab
+    attention = torch.ones_like(tokens, dtype=torch.bool)
+    attention[1, :4] = False
+    where = attention.flatten().nonzero()[:, 0]
+    state = torch.random.get_rng_state()
+
+    def close(first: Tensor, second: Tensor) -> bool:
+        return torch.allclose(first, second, rtol=0.0, atol=tolerance)
+
+    with torch.no_grad():
+        logits = denoiser(tokens, attention, where)
+        _hold(
+            logits.shape == (len(where), vocab), f"logits are (N, V) = {(len(where), vocab)}, not {tuple(logits.shape)}"
+        )
+        some = torch.arange(len(where) - 1, -1, -5)
+        _hold(close(denoiser(tokens, attention, where[some]), logits[some]), "logits follow `where`, in its order")
+        result = denoiser(tokens, attention, where[some], lambda head, hidden: (head(hidden[1:]), hidden))
+        _hold(isinstance(result, tuple) and len(result[1]) == len(some), "what `read` returns is returned")
+        _hold(close(result[0], logits[some[1:]]), "read(head, hidden) gives the same logits, also in parts")
+        other = torch.where(attention, tokens, (tokens + 1) % vocab)
+        _hold(close(denoiser(other, attention, where), logits), "padding is never attended")
+        second = denoiser(tokens[1:2, 4:], attention[1:2, 4:], torch.arange(T - 4))
+        _hold(close(second, logits[where // T == 1]), "left padding changes nothing")
+        other = tokens.clone()
+        other[0] = (other[0] + 1) % vocab
+        _hold(close(denoiser(other, attention, where)[where >= T], logits[where >= T]), "rows do not see each other")
+        other = tokens.clone()
+        other[:, -1] = (other[:, -1] + 1) % vocab
+        first = torch.tensor([0])
+        seen = (denoiser(other, attention, first) - denoiser(tokens, attention, first)).abs().max()
+        _hold(float(seen) > 0.0, "every position sees later ones (no causal mask)")
+    _hold(torch.equal(state, torch.random.get_rng_state()), "global random state is not touched")
+
+
+def _hold(truth: bool, promise: str) -> None:
+    if not truth:
+        raise AssertionError(f"broken promise: {promise}")
