@@ -228,8 +228,8 @@ class Draft:
             return False
         try:
             before = options(self.catalogue.load(kind.name, str(meant_for))).get(key)
-        except UsageError:  # it is not installed, and no longer wanted
-            return True
+        except UsageError:  # it does not load, and is no longer wanted
+            return False
         now = table.options[key]
         return before is not None and (before.type != now.type or now.required)
 
@@ -318,6 +318,14 @@ class Config:
     notes: tuple[str, ...] = field(eq=False)
     """What a higher source silently made void."""
     _objects: dict[str, Any] = field(eq=False, repr=False)
+    file: Path | None = field(default=None, eq=False)
+    """The TOML file among the sources."""
+
+    def replacing(self, **run: Any) -> Config:
+        """The same with other top-level settings of `Run`."""
+        return evolve(
+            self, values=self.values | run, objects={**self._objects, "": evolve(self.run, **run)}
+        )
 
     @property
     def run(self) -> Run:
@@ -390,7 +398,7 @@ def resolve(preset: str | None, file: Path | None, flags: Mapping[str, Any], cat
     for made in (run, igpo):
         build.write("", made, top)
     values = dict(sorted(build.values.items(), key=lambda item: isinstance(item[1], dict)))
-    config = Config(values, build.origins, tuple(draft.notes), build.objects)
+    config = Config(values, build.origins, tuple(draft.notes), build.objects, file)
     for within in (None, *draft.scopes):
         block = getattr(config.plugin("sampler", within), "block", 0)
         if block > (width := run.width):

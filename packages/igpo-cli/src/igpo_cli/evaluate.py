@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 from attrs import frozen
+
 from igpo_rl import derive
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def summarise(correct: Sequence[int], samples: int) -> dict[str, float]:
     """Correct counts a problem, out of `samples` each -> the metrics of `Score`."""
     problems = len(correct)
     mean = math.fsum(count / samples for count in correct) / max(1, problems)
-    low, high = (
-        wilson(sum(correct), problems) if samples == 1 else bootstrap([count / samples for count in correct])
-    )
+    low, high = wilson(sum(correct), problems) if samples == 1 else bootstrap([count / samples for count in correct])
     metrics = {"pass@1": mean, "low": low, "high": high, "problems": float(problems)}
     if samples > 1:
         metrics[f"avg@{samples}"] = mean

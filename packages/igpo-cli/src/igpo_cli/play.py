@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 from attrs import field, frozen
+
 from igpo_data import Task, Verifier, verify
 from igpo_rl import Problem, Rollouts
 from igpo_sampling import Canvas, Loaded

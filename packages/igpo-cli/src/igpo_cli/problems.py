@@ -5,14 +5,14 @@ Everything downstream keeps token ids; nothing is tokenised a second time.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 from attrs import frozen
+
 from igpo_data import Task
-from igpo_rl import Problem, derive, problem_from_text
+from igpo_rl import Problem, problem_from_text
 
 if TYPE_CHECKING:
     import torch
@@ -23,39 +23,59 @@ else:
     torch = lazy.load("torch")
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any, question: str) -> Tensor:
-    """The question in the run's template -> (P,) long token ids without padding."""
-    text = prompt.template.replace("{prompt}", question)
+def encode_prompts(prompt: Prompt, tokenizer: Any, questions: Sequence[str]) -> list[Tensor]:
+    """Questions in the run's template -> (P_i,) long token ids without padding."""
+    texts = [prompt.template.replace("{prompt}", question) for question in questions]
     if prompt.chat:
-        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        messages.append({"role": "user", "content": text})
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        chats = [[*system, {"role": "user", "content": text}] for text in texts]
+        ids = [
+            tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+            for chat in chats
+        ]
+    elif texts:
+        ids = tokenizer([f"{prompt.system or ''}{text}" for text in texts], add_special_tokens=False)["input_ids"]
     else:
-        ids = tokenizer(f"{prompt.system}{text}" if prompt.system else text, add_special_tokens=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)
+        ids = []
+    return [torch.tensor(row, dtype=torch.long) for row in ids]
 
 
-def encode_task(task: Task, prompt: Prompt, tokenizer: Any) -> Problem:
-    """One task as tokens; trace tokens that touch an answer span are not hintable."""
-    ids = encode_prompt(prompt, tokenizer, task.prompt)
+def encode_task(task: Task, ids: Tensor, tokenizer: Any) -> Problem:
+    """One task as tokens, `ids` (P,) its prompt; trace tokens that touch an answer span are not hintable."""
     if task.trace is None:
         return Problem(key=task.key, prompt=ids)
     coded = tokenizer(task.trace, add_special_tokens=False, return_offsets_mapping=True)
-    problem = problem_from_text(
+    return problem_from_text(
         key=task.key,
-        prompt=ids,
-        trace=torch.tensor(coded["input_ids"], dtype=torch.long),
+        prompt_ids=ids,
+        trace_ids=coded["input_ids"],
         offsets=coded["offset_mapping"],
-        text=task.trace,
+        trace_text=task.trace,
         answer_spans=task.answer_spans,
         answer=task.answer,
     )
-    return problem
+
+
+def encode_pairs(
+    tasks: Sequence[Task], prompt: Prompt, tokenizer: Any, width: int
+) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    """(prompt (P_i,), trace (H_i,)) for SFT, and how many tasks were left out: no trace, or one that has no room to end."""
+    traced = [task for task in tasks if task.trace is not None]
+    if not traced:
+        return [], len(tasks)
+    prompts = encode_prompts(prompt, tokenizer, [task.prompt for task in traced])
+    traces = tokenizer([task.trace for task in traced], add_special_tokens=False)["input_ids"]
+    pairs = [
+        (question, torch.tensor(trace, dtype=torch.long))
+        for question, trace in zip(prompts, traces, strict=True)
+        if len(trace) < width
+    ]
+    return pairs, len(tasks) - len(pairs)
 
 
 @frozen(eq=False)
 class ProblemSet:
-    """The tasks of a run and their tokens, by key; an endless, resumable order over them."""
+    """The tasks of a run and their tokens, by key."""
 
     tasks: dict[str, Task]
     problems: list[Problem]
@@ -67,22 +87,11 @@ class ProblemSet:
         by_key: dict[str, Task] = {}
         for task in tasks:
             by_key.setdefault(task.key, task)
-        problems = [encode_task(task, prompt, tokenizer) for task in by_key.values()]
+        prompts = encode_prompts(prompt, tokenizer, [task.prompt for task in by_key.values()])
+        problems = [encode_task(task, ids, tokenizer) for task, ids in zip(by_key.values(), prompts, strict=True)]
         return cls(by_key, problems, len(tasks) - len(by_key))
 
     @property
     def hintable(self) -> int:
         """Problems that have at least one token that may be shown as a hint."""
         return sum(problem.hintable is not None and bool(problem.hintable.any()) for problem in self.problems)
-
-    def stream(self, seed: int, start: int = 0, stride: int = 1, offset: int = 0) -> Iterator[Problem]:
-        """Endless problems from position `start`, every `stride`-th from `offset`: each epoch is a permutation of its own seed."""
-        size, position = len(self.problems), start + offset
-        epoch, order = -1, list(range(size))
-        while True:
-            if position // size != epoch:
-                epoch = position // size
-                order = list(range(size))
-                random.Random(derive(seed, "epoch", epoch)).shuffle(order)
-            yield self.problems[order[position % size]]
-            position += stride

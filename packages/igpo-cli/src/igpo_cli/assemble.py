@@ -1,0 +1,136 @@
+"""From a resolved configuration to live objects: the one place where names, libraries and devices meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lazy_loader as lazy
+from attrs import evolve
+
+from igpo_cli.errors import UsageError, configuring
+from igpo_cli.play import Player
+from igpo_cli.problems import ProblemSet
+from igpo_data import Task
+from igpo_rl import IGPO, NoInjection, Resample
+from igpo_sampling import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+    from igpo_cli.config import Config
+else:
+    torch = lazy.load("torch")
+
+
+def device_of(config: Config) -> str:
+    """The device that `device = "auto"` stands for here; the chosen one otherwise."""
+    if config.run.device != "auto":
+        return config.run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(config: Config, path: str | None = None) -> Loaded:
+    """The model of the run, on its device; `path` replaces the configured directory."""
+    model = config.plugin("model")
+    if path is not None:
+        model = evolve(model, path=path)
+    vocabulary = model_vocabulary(config)
+    with configuring():
+        loaded: Loaded = model(
+            device=device_of(config),
+            dtype=getattr(torch, config.run.dtype),
+            vocabulary=vocabulary,
+            seed=config.run.seed,
+        )
+    return loaded
+
+
+def model_vocabulary(config: Config) -> tuple[str, ...] | None:
+    """The words of all task sources of the run, for a model made from nothing; None (bytes) unless all are closed."""
+    scopes = [None, "sft", *(f"eval.{name}" for name in config.evals())]
+    sources = [config.plugin("task", scope) for scope in scopes]
+    if not all(hasattr(source, "vocabulary") for source in sources):
+        return None
+    return tuple(dict.fromkeys(word for source in sources for word in source.vocabulary()))
+
+
+def tasks_of(config: Config, split: str, within: str | None = None, limit: int | None = None) -> list[Task]:
+    """The tasks of a split, at most `limit`; a split without tasks is an error."""
+    source = config.plugin("task", within)
+    with configuring():
+        tasks = list(itertools.islice(iter(source(split)), limit))
+    if not tasks:
+        raise UsageError(f"task '{task_name(config, within)}' has no problems in split '{split}'.")
+    return tasks
+
+
+def task_name(config: Config, within: str | None = None) -> str:
+    """The configured name of the task source."""
+    table: Any = config.values
+    for part in within.split(".") if within else ():
+        table = table.get(part, {})
+    return str(table.get("task", config.values["task"])["name"])
+
+
+def problem_set(
+    config: Config, loaded: Loaded, split: str, within: str | None = None, limit: int | None = None
+) -> ProblemSet:
+    """Tasks of a split, tokenised in the template of the scope."""
+    return ProblemSet.encode(tasks_of(config, split, within, limit), config.section("prompt", within), loaded.tokenizer)
+
+
+@contextmanager
+def verifier_of(config: Config, within: str | None = None) -> Iterator[Any]:
+    """The verifier, its worker processes ended at the end."""
+    verifier = config.plugin("verifier", within)
+    try:
+        yield verifier
+    finally:
+        close = getattr(verifier, "close", None)
+        if close is not None:
+            close()
+
+
+def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: Any, within: str | None = None) -> Player:
+    """What plays the rows of these problems."""
+    return Player(
+        loaded=loaded,
+        sampler=config.plugin("sampler", within),
+        verifier=verifier,
+        tasks=problems.tasks,
+        width=config.run.width,
+    )
+
+
+def algorithm_of(config: Config) -> IGPO:
+    """The IGPO step with its chosen parts."""
+    parts = {kind: config.plugin(kind) for kind in ("chunker", "injection", "filter", "estimator", "loss")}
+    with configuring():
+        return IGPO(**parts, **config.igpo)
+
+
+def require_hints(config: Config, problems: ProblemSet) -> None:
+    """Refuse an injection that has nothing to inject."""
+    if isinstance(config.plugin("injection"), (NoInjection, Resample)) or problems.hintable:
+        return
+    injection = config.values["injection"]["name"]
+    raise UsageError(
+        f"--injection {injection} needs tasks with worked solutions, but '{task_name(config)}' has none. "
+        "Pick a task that has them (lists, gsm8k, procedural), or --injection none (plain GRPO)."
+    )
+
+
+def trained_model(config: Config) -> str | None:
+    """The model of the run whose run.toml was given, unless another was asked for; None: the configured one."""
+    if config.file is None or config.file.name != "run.toml" or config.origins.get("model.path") == "flag":
+        return None
+    folder = config.file.parent / "model"
+    if not folder.is_dir():
+        raise UsageError(
+            f"{config.file.parent} holds no model/: its training has not finished. "
+            f"Go on with igpo train --resume {config.file.parent}, or name a model with --model.path."
+        )
+    return str(folder)

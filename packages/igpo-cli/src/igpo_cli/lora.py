@@ -1,0 +1,60 @@
+"""LoRA by peft: adapters on every linear layer but the head, matched by full path, merged at the end of a phase.
+
+Names like "q_proj" would hit four of LLaDA's seven linear layers and say nothing; so paths come from the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+
+    from igpo_cli.settings import LoRA
+    from igpo_sampling import Loaded
+else:
+    torch = lazy.load("torch")
+
+
+def adapt(loaded: Loaded, options: LoRA, seed: int) -> tuple[Module, int]:
+    """The module to train, and how many weights that is; with rank 0 all of the model's own."""
+    network: Any = loaded.denoiser
+    if options.rank:
+        from peft import LoraConfig, get_peft_model
+
+        settings = LoraConfig(
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=list(loaded.linear),
+            bias="none",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = get_peft_model(network, settings)
+        found = sum(name.endswith(".lora_A.default") for name, _ in network.named_modules())
+        if found != len(loaded.linear):
+            raise ValueError(
+                f"LoRA found {found} of {len(loaded.linear)} linear layers; the model's paths have changed"
+            )
+    return network, sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+
+
+def merge(network: Any) -> Module:
+    """The plain network, its adapters added into its weights."""
+    merged: Module = network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
+    return merged
+
+
+def without_adapters(network: Any) -> Callable[..., Any]:
+    """The reference policy of a LoRA run: the same network with its adapters off."""
+
+    def reference(*inputs: Any, **named: Any) -> Any:
+        with network.disable_adapter():
+            return network(*inputs, **named)
+
+    return reference

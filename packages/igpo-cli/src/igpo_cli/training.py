@@ -1,0 +1,304 @@
+"""SFT, then IGPO, as the configuration says: what `igpo train` and `igpo sft` do.
+
+The algorithm and its loops are igpo-rl's; here a run gets its folder, its model, its data and its witnesses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lazy_loader as lazy
+from attrs import define, evolve, field
+
+from igpo_cli import errors, runs
+from igpo_cli.assemble import (
+    algorithm_of,
+    device_of,
+    load_model,
+    player_of,
+    problem_set,
+    require_hints,
+    tasks_of,
+    verifier_of,
+)
+from igpo_cli.errors import UsageError
+from igpo_cli.evaluate import evaluate
+from igpo_cli.lora import adapt, merge, without_adapters
+from igpo_cli.pieces import decoder
+from igpo_cli.problems import encode_pairs
+from igpo_cli.screen import Screen
+from igpo_cli.tracking import Tracker, rollout_rows
+from igpo_rl.checkpoint import Checkpoints, Saved
+from igpo_rl.trainer import Routine, train, train_sft
+from igpo_sampling import Loaded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import Module
+
+    from igpo_cli.config import Config
+    from igpo_cli.play import Player
+    from igpo_cli.problems import ProblemSet
+    from igpo_rl import Rollouts
+else:
+    torch = lazy.load("torch")
+
+
+def run(config: Config, *, resume: Path | None = None) -> Path:
+    """Train as `config` says and return the run's folder; `resume` is the folder of a run to go on with."""
+    saved = newest(resume, config) if resume is not None else None
+    loaded = load_model(config, started_from(resume, saved))
+    try:
+        with ExitStack() as stack:
+            return Training.prepare(config, loaded, saved, resume, stack).run()
+    except torch.OutOfMemoryError as error:
+        vocabulary = int(loaded.denoiser.get_output_embeddings().weight.shape[0])
+        raise errors.out_of_memory(config.igpo["score_rows"], config.run.width, vocabulary) from error
+
+
+def newest(folder: Path, config: Config) -> Saved:
+    """The checkpoint to go on from."""
+    saved = Checkpoints(folder=folder / "checkpoints", keep=config.run.keep).latest(say=errors.warn)
+    if saved is None:
+        raise UsageError(f"{folder} holds no checkpoint to continue from. Start it anew under another --name.")
+    return saved
+
+
+def started_from(folder: Path | None, saved: Saved | None) -> str | None:
+    """Where a resumed run keeps the model that its RL phase started from; None where that is the configured one."""
+    if folder is None or saved is None or saved.phase != "igpo" or not (folder / "start").is_dir():
+        return None
+    return str(folder / "start")
+
+
+@define
+class Alarm:
+    """Speaks up, once, after many steps in which no rollout was right: then nothing can be learned."""
+
+    patience: int = 50
+    """Steps."""
+    silent: int = 0
+    shown: float = 0.0
+    unended: float = 0.0
+
+    def hear(self, metrics: Mapping[str, float]) -> str | None:
+        """One step's metrics -> what to tell the user, or None."""
+        if "correct/mean" not in metrics:
+            return None  # an evaluation's row
+        if metrics["correct/mean"] > 0 or metrics.get("stuck/rescued", 0.0) > 0:
+            self.silent, self.shown, self.unended = 0, 0.0, 0.0
+            return None
+        self.silent += 1
+        self.shown += metrics.get("hint/share", 0.0)
+        self.unended += 1.0 - metrics.get("sample/eos", 1.0)
+        if self.silent != self.patience:
+            return None
+        return (
+            f"{self.patience} steps without one correct rollout, even with hints (hint share "
+            f"{self.shown / self.silent:.2f}). Usual causes: answer format, verifier, L too short "
+            f"({self.unended / self.silent:.0%} never end)."
+        )
+
+
+@define
+class Training:
+    """One run while it lives."""
+
+    config: Config
+    folder: Path
+    loaded: Loaded
+    saved: Saved | None
+    pairs: list[tuple[Tensor, Tensor]]
+    """What SFT learns from; empty without that phase."""
+    problems: ProblemSet | None
+    """What RL rolls out; None without that phase."""
+    player: Player | None
+    evaluations: dict[str, tuple[Player, ProblemSet, int]]
+    """By name: who plays, what, and how many samples a problem."""
+    accelerator: Any
+    tracker: Tracker
+    alarm: Alarm = field(factory=Alarm)
+
+    @classmethod
+    def prepare(
+        cls, config: Config, loaded: Loaded, saved: Saved | None, resume: Path | None, stack: ExitStack
+    ) -> Training:
+        """Load everything before the folder is made, so that a wrong option leaves nothing behind."""
+        from accelerate import Accelerator
+
+        sft = config.section("sft")
+        pairs: list[tuple[Tensor, Tensor]] = []
+        dropped = 0
+        if sft.steps:
+            tasks = tasks_of(config, sft.split, "sft")
+            pairs, dropped = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, config.run.width)
+            if not pairs:
+                raise UsageError(
+                    f"[sft] none of {len(tasks)} tasks has a worked solution of under width = {config.run.width} tokens."
+                )
+        problems = player = None
+        if config.run.steps:
+            problems = problem_set(config, loaded, config.run.split)
+            require_hints(config, problems)
+            algorithm_of(config)
+            player = player_of(config, loaded, problems, stack.enter_context(verifier_of(config)))
+        evaluations = {}
+        for name in config.evals():
+            scope, options = f"eval.{name}", config.evaluation(name)
+            held_out = problem_set(config, loaded, options.split, scope, options.limit)
+            verifier = stack.enter_context(verifier_of(config, scope))
+            evaluations[name] = (player_of(config, loaded, held_out, verifier, scope), held_out, options.samples)
+
+        folder = resume or new_folder(config)
+        device = device_of(config)
+        runs.write_json(folder / "environment.json", runs.environment(device))
+        accelerator = Accelerator(cpu=device == "cpu", log_with=list(config.run.trackers), project_dir=folder)
+        accelerator.init_trackers("trackers")
+        stack.callback(accelerator.end_training)
+        screen = stack.enter_context(Screen(sft.steps + config.run.steps))
+        tracker = Tracker(
+            folder,
+            accelerator=accelerator,
+            screen=screen,
+            totals={"sft": sft.steps, "igpo": config.run.steps},
+        )
+        for note in config.notes:
+            tracker.message(f"note: {note}")
+        if dropped:
+            tracker.message(
+                f"SFT leaves out {dropped} of {dropped + len(pairs)} tasks: no trace, or no room for it to end"
+            )
+        if saved is not None:
+            tracker.cut(saved.phase, saved.step)
+        return cls(config, folder, loaded, saved, pairs, problems, player, evaluations, accelerator, tracker)
+
+    def run(self) -> Path:
+        """Both phases, and the model at the end."""
+        if self.pairs and (self.saved is None or self.saved.phase == "sft"):
+            self.sft()
+            if self.problems is not None:
+                self.loaded.save(self.folder / "start")
+        if self.problems is not None:
+            self.igpo()
+        self.loaded.save(self.folder / "model")
+        self.tracker.message(f"model saved to {self.folder / 'model'}")
+        return self.folder
+
+    def sft(self) -> None:
+        """Masked-diffusion SFT on the traces."""
+        policy = self._begin("sft")
+        options = self.config.section("sft")
+        routine = self._routine(evaluate_every=0 if self.problems is not None else options.steps, log=self.tracker.log)
+        train_sft(
+            options,
+            policy,
+            self.pairs,
+            accelerator=self.accelerator,
+            optimizer=self.config.section("optimizer", "sft"),
+            routine=routine,
+            width=self.config.run.width,
+            mask_id=self.loaded.mask_id,
+            eos_id=self.loaded.eos_id,
+            pad_id=self.loaded.pad_id,
+            seed=self.config.run.seed,
+            resume=self.saved,
+        )
+        self._end(policy)
+
+    def igpo(self) -> None:
+        """IGPO, or plain GRPO where the injection is none."""
+        assert self.problems is not None
+        assert self.player is not None
+        algorithm = algorithm_of(self.config)
+        frozen = copy.deepcopy(self.loaded.denoiser) if self._needs_copy(algorithm.loss.beta) else None
+        policy = self._begin("igpo")
+        self.player = evolve(self.player, loaded=self.loaded, denoiser=policy)
+        reference = without_adapters(policy) if self.config.section("lora").rank else frozen
+        train(
+            algorithm,
+            policy,
+            reference,
+            self.player,
+            self.problems.problems,
+            accelerator=self.accelerator,
+            optimizer=self.config.section("optimizer"),
+            routine=self._routine(
+                evaluate_every=self.config.run.evaluate_every or self.config.run.steps,
+                log=self._log,
+                watch=self._record,
+            ),
+            steps=self.config.run.steps,
+            mask_id=self.loaded.mask_id,
+            resume=self.saved,
+        )
+        self._end(policy)
+
+    def _needs_copy(self, beta: float) -> bool:
+        return beta > 0 and not self.config.section("lora").rank
+
+    def _begin(self, phase: str) -> Module:
+        """The module that this phase trains, with fresh adapters where the run has some."""
+        network, count = adapt(self.loaded, self.config.section("lora"), self.config.run.seed)
+        self.tracker.message(f"{phase}: {count:,} trainable weights")
+        policy: Module = self.accelerator.prepare_model(network)
+        return policy
+
+    def _end(self, policy: Module) -> None:
+        """What was trained becomes the model: adapters are merged into its weights."""
+        self.loaded = evolve(self.loaded, denoiser=merge(self.accelerator.unwrap_model(policy)))
+
+    def _routine(
+        self,
+        *,
+        evaluate_every: int,
+        log: Callable[[int, str, Mapping[str, float]], None],
+        watch: Callable[[int, Rollouts], None] | None = None,
+    ) -> Routine:
+        return Routine(
+            log=log,
+            evaluate=self._evaluate if self.evaluations else None,
+            evaluate_every=evaluate_every,
+            checkpoints=Checkpoints(folder=self.folder / "checkpoints", keep=self.config.run.keep),
+            save_every=self.config.run.save_every,
+            watch=watch,
+        )
+
+    def _evaluate(self, module: Module) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, (player, problems, samples) in self.evaluations.items():
+            score = evaluate(evolve(player, denoiser=module), problems, samples=samples, seed=self.config.run.seed)
+            score.write(self.folder / "eval" / f"{name}.jsonl")
+            metrics |= {f"eval/{name}/{metric}": value for metric, value in score.metrics.items()}
+        return metrics
+
+    def _log(self, step: int, phase: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of an RL step, with the player's own times, and a warning when nothing is ever right."""
+        assert self.player is not None
+        times = {f"time/{name}": seconds for name, seconds in self.player.times.items()}
+        self.player.times.clear()
+        self.tracker.log(step, phase, {**metrics, **times})
+        if (warning := self.alarm.hear(metrics)) is not None:
+            self.tracker.message(f"warning: {warning}")
+
+    def _record(self, step: int, batch: Rollouts) -> None:
+        """Every `rollouts_every`-th batch as text."""
+        every = self.config.run.rollouts_every
+        if every and (step % every == 0 or step == 1):
+            assert self.problems is not None
+            traces = {key: task.trace for key, task in self.problems.tasks.items()}
+            rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), traces=traces)
+            self.tracker.rollouts(step, rows)
+
+
+def new_folder(config: Config) -> Path:
+    """A folder of the run's own; its name is numbered unless the user chose it."""
+    origin = config.origins.get("name", "default")
+    chosen = config.run.name is not None and origin != "default" and not origin.startswith("preset")
+    folder = runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
+    (folder / "run.toml").write_text(config.to_toml())
+    return folder
