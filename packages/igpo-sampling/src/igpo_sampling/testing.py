@@ -114,13 +114,13 @@ def check_denoiser(denoiser: Denoiser, vocab: int, *, tolerance: float = 1e-4) -
         result = denoiser(tokens, attention, where[some], lambda head, hidden: (head(hidden[1:]), hidden))
         _hold(isinstance(result, tuple) and len(result[1]) == len(some), "what `read` returns is returned")
         _hold(close(result[0], logits[some[1:]]), "read(head, hidden) gives the same logits, also in parts")
+        other = tokens.clone()
+        other[0] = (other[0] + 1) % vocab
+        _hold(close(denoiser(other, attention, where)[where >= T], logits[where >= T]), "rows do not see each other")
         other = torch.where(attention, tokens, (tokens + 1) % vocab)
         _hold(close(denoiser(other, attention, where), logits), "padding is never attended")
         second = denoiser(tokens[1:2, 4:], attention[1:2, 4:], torch.arange(T - 4))
         _hold(close(second, logits[where // T == 1]), "left padding changes nothing")
-        other = tokens.clone()
-        other[0] = (other[0] + 1) % vocab
-        _hold(close(denoiser(other, attention, where)[where >= T], logits[where >= T]), "rows do not see each other")
         other = tokens.clone()
         other[:, -1] = (other[:, -1] + 1) % vocab
         first = torch.tensor([0])
