@@ -51,3 +51,8 @@ def test_several_samples_give_avg_and_pass_at_powers_of_two():
 
 def test_one_sample_gives_a_wilson_interval():
     assert (summarise([1, 0, 0, 0], 1)["low"], summarise([1, 0, 0, 0], 1)["high"]) == wilson(1, 4)
+
+
+def test_problems_that_are_all_alike_still_have_an_interval():
+    assert bootstrap([0.0] * 16) == wilson(0, 16)
+    assert wilson(0, 16)[1] > 0.15

@@ -36,7 +36,12 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean over problems: samples of one problem are not independent trials."""
+    """95 % percentile interval of the mean over problems: samples of one problem are not independent trials.
+
+    Problems that are all alike give resampling nothing to vary; then each counts as one trial (Wilson).
+    """
+    if len(set(values)) < 2:
+        return wilson(round(math.fsum(values)), len(values))
     rng = random.Random(seed)
     means = sorted(math.fsum(rng.choices(values, k=len(values))) / len(values) for _ in range(resamples))
     return (means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ from igpo_cli.__about__ import __version__
 from igpo_cli.commands import App, canonical
 
 COMMANDS = ("train", "sft", "sample", "eval", "data", "report", "plugins", "config", "doctor")
+OF_RUNS = ("sample", "eval")
+"""Commands to which a run's folder stands for its run.toml."""
 VERBOSE = ("-v", "--verbose")
 
 
@@ -25,10 +28,18 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Do what argv says; the exit code: 0, 1 for a failed run, 2 for wrong usage, 130 when interrupted."""
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
+    if words[0] in OF_RUNS:
+        words = [of_run(word) for word in words]
     try:
         return build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
         return errors.report(error, verbose=len(words) < len(argv))
+
+
+def of_run(word: str) -> str:
+    """A run's folder -> its run.toml; any other word as it is."""
+    file = Path(word) / "run.toml"
+    return str(file) if not word.startswith("-") and file.is_file() else word
 
 
 def build(argv: Sequence[str]) -> App:

@@ -6,6 +6,7 @@ Then Typer reads it with these options, so --help shows no option of a plug-in t
 
 from __future__ import annotations
 
+import builtins
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, update_wrapper
@@ -110,7 +111,7 @@ def own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
     space = getattr(function, "__globals__", {})
     _, *own = inspect.signature(function).parameters.values()
     return [
-        each.replace(annotation=eval(each.annotation, space)) if isinstance(each.annotation, str) else each
+        each.replace(annotation=builtins.eval(each.annotation, space)) if isinstance(each.annotation, str) else each
         for each in own
     ]
 

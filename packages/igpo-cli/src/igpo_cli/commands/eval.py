@@ -22,14 +22,14 @@ def register(app: App) -> None:
     def eval_(
         config: Config,
         *,
-        only: Annotated[list[str], typer.Option(metavar="NAME", help="Only this [eval.NAME]; may be repeated.")] = [],  # noqa: B006
+        only: Annotated[list[str], typer.Option(metavar="NAME", help="Only this evaluation; may be repeated.")] = [],  # noqa: B006
         out: Annotated[
             Path | None,
             typer.Option(metavar="DIR", help="Write NAME.jsonl here, one line a sample; must not hold one."),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One object, by evaluation.")] = False,
     ) -> None:
-        """Evaluate a model or a run (igpo eval runs/NAME) on every [eval.NAME]."""
+        """Evaluate a model or a run (igpo eval runs/NAME) on its evaluations."""
         from igpo_cli.assemble import load_model, player_of, problem_set, trained_model, verifier_of
         from igpo_cli.evaluate import evaluate
 
