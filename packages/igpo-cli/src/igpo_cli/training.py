@@ -157,7 +157,7 @@ class Training:
         folder = resume or new_folder(config)
         device = device_of(config)
         runs.write_json(folder / "environment.json", runs.environment(device))
-        accelerator = Accelerator(cpu=device == "cpu", log_with=list(config.run.trackers), project_dir=folder)
+        accelerator = Accelerator(cpu=device == "cpu", log_with=list(config.run.trackers) or None, project_dir=folder)
         accelerator.init_trackers("trackers")
         stack.callback(accelerator.end_training)
         screen = stack.enter_context(Screen(sft.steps + config.run.steps))

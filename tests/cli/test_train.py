@@ -1,0 +1,212 @@
+"""Whole runs through the command: what must not change a run does not, and what goes wrong says so.
+
+The model is untrained and the verifier easy (see plugin_first_word.py), so that a step takes a fraction of a second and
+still has groups with and without signal. Temperature 1, float64: greedy groups are all alike and would prove nothing.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from igpo_cli.main import run
+from igpo_cli.training import Alarm
+from safetensors.torch import load_file
+
+PLUGIN = Path(__file__).parent / "plugin_first_word.py"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def train(folder, name, *more, command="train"):
+    """Exit code of a short RL run from an untrained model."""
+    return run(
+        [
+            command,
+            *("--plugin", str(PLUGIN), "--verifier", "first-word", "--folder", str(folder), "--name", name),
+            *("--sft.steps", "0", "--steps", "3", "--prompts", "3", "--group", "4", "--updates", "2"),
+            *("--dtype", "float64", "--sampler.steps", "5", "--task.train-problems", "12", "--eval.heldout.limit", "4"),
+            *("--eval.common.limit", "4", "--rollouts-every", "1", "--trackers", "", "--loss.negative-weight", "1"),
+            *more,
+        ]
+    )
+
+
+def metrics(folder):
+    """The rows without what is about time."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time")} for row in rows]
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """One run that the others are compared with."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert train(folder, "reference", "--save-every", "1", "--keep", "5") == 0
+    return folder / "reference"
+
+
+def test_the_reference_run_learns_from_rescued_groups(reference):
+    steps = [row for row in metrics(reference) if "policy/loss" in row]
+    assert len(steps) == 3
+    assert any(abs(row["policy/loss"]) > 1e-6 and row["optimizer/grad_norm"] > 0 for row in steps)
+    assert any(row["stuck/after"] < row["stuck/before"] for row in steps)
+    assert all(row["hint/answer_leak"] == 0 for row in steps)
+
+
+def test_micro_batches_do_not_change_a_run(reference, tmp_path):
+    assert train(tmp_path, "split", "--score-rows", "1") == 0
+    same = metrics(tmp_path / "split")
+    for ours, theirs in zip(same, metrics(reference), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours == pytest.approx(theirs, abs=1e-9)
+    for name, tensor in weights(tmp_path / "split").items():
+        assert (tensor - weights(reference)[name]).abs().max() < 1e-9
+
+
+def test_a_resumed_run_is_the_run(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "copy")
+    for late in ("igpo-2", "igpo-3"):
+        shutil.rmtree(tmp_path / "copy" / "checkpoints" / late)
+    shutil.rmtree(tmp_path / "copy" / "model")
+    assert run(["train", "--resume", str(tmp_path / "copy")]) == 0
+    assert metrics(tmp_path / "copy") == metrics(reference)
+    for step in (1, 2, 3):
+        path = f"rollouts/step-{step}.jsonl"
+        assert (tmp_path / "copy" / path).read_bytes() == (reference / path).read_bytes()
+    model = "model/model.safetensors"
+    assert (tmp_path / "copy" / model).read_bytes() == (reference / model).read_bytes()
+
+
+def test_a_run_resumed_in_its_sft_phase_is_the_run(tmp_path):
+    options = ["--sft.steps", "4", "--steps", "1", "--save-every", "2", "--keep", "5", "--task.sft-problems", "64"]
+    assert train(tmp_path, "straight", *options) == 0
+    shutil.copytree(tmp_path / "straight", tmp_path / "copy")
+    for late in ("checkpoints/sft-4", "checkpoints/igpo-1", "model", "start"):
+        shutil.rmtree(tmp_path / "copy" / late)
+    assert run(["train", "--resume", str(tmp_path / "copy")]) == 0
+    assert metrics(tmp_path / "copy") == metrics(tmp_path / "straight")
+    model = "model/model.safetensors"
+    assert (tmp_path / "copy" / model).read_bytes() == (tmp_path / "straight" / model).read_bytes()
+
+
+def test_igpo_without_stuck_groups_is_plain_grpo(tmp_path):
+    """With a verifier that half of the vocabulary satisfies no group is stuck, and hints change not a bit."""
+    easy = ["--verifier.among", "25", "--group", "16", "--prompts", "1"]
+    assert train(tmp_path, "igpo", *easy) == 0
+    assert train(tmp_path, "grpo", *easy, "--injection", "none") == 0
+    steps = [row for row in metrics(tmp_path / "igpo") if "stuck/before" in row]
+    assert all(row["stuck/before"] == 0 for row in steps)
+    assert any(abs(row["policy/loss"]) > 1e-6 for row in steps)
+    model = "model/model.safetensors"
+    assert (tmp_path / "igpo" / model).read_bytes() == (tmp_path / "grpo" / model).read_bytes()
+
+
+def test_adapters_are_merged_into_a_model_that_loads_without_them(tmp_path, capsys):
+    assert train(tmp_path, "lora", "--lora.rank", "2", "--optimizer.lr", "0.01") == 0
+    last = [row for row in metrics(tmp_path / "lora") if "eval/heldout/pass@1" in row][-1]
+    start = run(["train", "--folder", str(tmp_path), "--name", "start", "--sft.steps", "0", "--steps", "0"])
+    assert start == 0
+    before, after = weights(tmp_path / "start"), weights(tmp_path / "lora")
+    assert before.keys() == after.keys()
+    changed = {name.rsplit(".", 2)[-2] for name in after if not after[name].float().equal(before[name].float())}
+    assert changed == {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"}
+    capsys.readouterr()
+    assert run(["eval", str(tmp_path / "lora"), "--json", "--only", "heldout"]) == 0
+    assert json.loads(capsys.readouterr().out)["heldout"]["pass@1"] == last["eval/heldout/pass@1"]
+
+
+# What goes wrong -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_exists_is_refused_and_untouched(reference, capsys):
+    before = (reference / "metrics.jsonl").read_bytes()
+    assert train(reference.parent, "reference") == 2
+    said = capsys.readouterr().err
+    assert f"{reference} already holds step 3. Continue with --resume {reference} or choose --name." in said
+    assert (reference / "metrics.jsonl").read_bytes() == before
+
+
+def test_hints_need_worked_solutions(tmp_path, capsys):
+    problems = tmp_path / "bare.jsonl"
+    problems.write_text('{"question": "2 + 2", "answer": "4"}\n')
+    options = ["--task", "jsonl", "--task.path", str(problems), "--task.prompt", "question", "--split", "train"]
+    assert run(["train", "--folder", str(tmp_path), "--sft.steps", "0", "--verifier", "math", *options]) == 2
+    said = capsys.readouterr().err
+    assert "--injection uniform-chunks needs tasks with worked solutions, but 'jsonl' has none." in said
+    assert "or --injection none (plain GRPO)" in said
+    assert not list(tmp_path.glob("run*")) and not list(tmp_path.glob("tiny*"))
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path, capsys):
+    assert train(tmp_path, "big", "--loss", "out-of-memory") == 1
+    said = capsys.readouterr().err
+    assert "out of memory in token_scores at B=64, L=25, V=28" in said
+    assert "Try --score-rows 8, or halve --group." in said
+
+
+def test_resuming_what_is_no_run_says_so(tmp_path, capsys):
+    assert run(["train", "--resume", str(tmp_path)]) == 2
+    assert "holds no run.toml" in capsys.readouterr().err
+
+
+def test_the_alarm_speaks_once_after_fifty_steps_without_a_correct_rollout():
+    alarm = Alarm()
+    hopeless = {"correct/mean": 0.0, "hint/share": 0.41, "sample/eos": 0.29, "stuck/rescued": 0.0}
+    heard = [alarm.hear(hopeless) for _ in range(120)]
+    assert [step for step, text in enumerate(heard, 1) if text] == [50]
+    assert heard[49] == (
+        "50 steps without one correct rollout, even with hints (hint share 0.41). "
+        "Usual causes: answer format, verifier, L too short (71% never end)."
+    )
+
+
+@pytest.mark.parametrize("sign", [{"correct/mean": 0.1}, {"correct/mean": 0.0, "stuck/rescued": 0.5}])
+def test_any_success_quiets_the_alarm(sign):
+    alarm = Alarm(patience=2)
+    assert [alarm.hear({"correct/mean": 0.0}), alarm.hear(sign), alarm.hear({"correct/mean": 0.0})] == [None] * 3
+    assert alarm.hear({"correct/mean": 0.0}) is not None
+
+
+# Problems that nobody here wrote ---------------------------------------------------------------------------------------
+
+FOREIGN = [
+    *("--sft.steps", "2", "--sft.split", "train", "--steps", "2", "--prompts", "2", "--group", "2", "--width", "64"),
+    *("--sampler.steps", "8", "--sampler.block", "32", "--trackers", "", "--verifier", "math", "--sft.batch", "8"),
+    *("--eval.heldout.limit", "4", "--eval.common.limit", "4", "--eval.common.split", "test"),
+]
+
+
+def checked(capsys, *options):
+    capsys.readouterr()
+    assert run(["data", "check", "--json", "--limit", "300", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_run_on_reasoning_gym(tmp_path, capsys):
+    task = ["--task", "procedural", "--task.dataset", "gsm_symbolic", "--task.train-problems", "300", "--task.test-problems", "8"]
+    found = checked(capsys, *task, "--verifier", "math", "--width", "1024")
+    assert found["tasks"] == found["answer located in the trace"] == found["usable for hints"] == 300
+    assert found["references judged correct"] == found["references judged"] > 0
+    assert run(["train", "--folder", str(tmp_path), "--name", "gym", *task, *FOREIGN, "--width", "256"]) == 0
+    steps = [row for row in metrics(tmp_path / "gym") if "stuck/before" in row]
+    assert len(steps) == 2 and all(row["hint/answer_leak"] == 0 for row in steps)
+
+
+@pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="needs the GSM8K files of ../shared/data")
+def test_a_run_on_gsm8k(tmp_path, capsys):
+    task = ["--task", "gsm8k", "--task.path", str(SHARED / "gsm8k")]
+    found = checked(capsys, *task, "--verifier", "math", "--width", "1024")
+    assert found["tasks"] == found["answer located in the trace"] == found["usable for hints"] == 300
+    assert found["references judged correct"] == found["references judged"] > 0
+    assert found["answer's value also occurs in the working"] > 250
+    assert run(["train", "--folder", str(tmp_path), "--name", "gsm8k", *task, *FOREIGN, "--width", "256"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "gsm8k" / "rollouts" / "step-1.jsonl").read_text().splitlines()]
+    hinted = [row for row in rows if any(row["hint"])]
+    steps = [row for row in metrics(tmp_path / "gsm8k") if "stuck/before" in row]
+    assert all(row["hint/answer_leak"] == 0 for row in steps)
+    for row in hinted:  # none unless a hinted row was right: then its hints stand at their slots of the trace
+        assert all(token in row["trace"] for token, given in zip(row["tokens"], row["hint"], strict=True) if given)
