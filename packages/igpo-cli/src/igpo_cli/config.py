@@ -323,9 +323,7 @@ class Config:
 
     def replacing(self, **run: Any) -> Config:
         """The same with other top-level settings of `Run`."""
-        return evolve(
-            self, values=self.values | run, objects={**self._objects, "": evolve(self.run, **run)}
-        )
+        return evolve(self, values=self.values | run, objects={**self._objects, "": evolve(self.run, **run)})
 
     @property
     def run(self) -> Run:

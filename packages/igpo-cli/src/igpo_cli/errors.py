@@ -85,5 +85,7 @@ def _print(label: str, style: str, message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble((label, style), " ", message) if message else Text(label, style)
+    from igpo_cli.pieces import visible
+
+    text = Text.assemble((label, style), " ", visible(message)) if message else Text(label, style)
     Console(stderr=True, soft_wrap=True).print(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,11 @@ def run(argv: Sequence[str]) -> int:
     if words[0] in OF_RUNS:
         words = [of_run(word) for word in words]
     try:
-        return build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
+        code = build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
+        if code == errors.INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.stdout.flush()  # here a closed pipe is an error to be handled, at exit it would be a traceback
+        return int(code)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
         return errors.report(error, verbose=len(words) < len(argv))
 
@@ -48,8 +52,6 @@ def build(argv: Sequence[str]) -> App:
     app.callback()(_options)
     known = argv[0] in COMMANDS
     for name in argv[:1] if known else COMMANDS:
-        if importlib.util.find_spec(f"igpo_cli.commands.{name}") is None:
-            continue
         importlib.import_module(f"igpo_cli.commands.{name}").register(app)
     if not known:
         app.catalogue.commands(app)

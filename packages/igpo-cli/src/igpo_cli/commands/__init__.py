@@ -265,7 +265,7 @@ def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables:
         panel = f"[{path}] {table.name or ''}".strip()
         if name in KINDS:
             about = describe(catalogue.load(name, table.name))[0] if table.name else ""
-            text = " ".join(filter(None, (_plain(about), _dim("|".join(catalogue.names(name))))))
+            text = " ".join(filter(None, (_plain(about), _dim(", ".join(catalogue.names(name))))))
             add(path, table.name or "NAME", text, panel, hidden)
         for key, option in table.options.items():
             if option.kind or (not path and key == "plugins"):
@@ -280,7 +280,7 @@ def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables:
                 add(at, "off", text, place, hidden or value is True, switch=True)
                 add(at, "on", text, place, hidden or value is not True, switch=True, off=True)
             else:
-                shown = metavar(option.type) if value is NOTHING else brief(value)
+                shown = metavar(option.type) if value is NOTHING else brief(value).replace("\n", "\\n")
                 add(at, shown if len(shown) <= 20 else shown[:19] + "…", text, place, hidden)
     return flags
 
