@@ -147,10 +147,10 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
         logits: Tensor = self.get_output_embeddings()(padded)[: len(hidden)]
         return logits
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.get_submodule("model.transformer.wte")  # type: ignore[no-any-return]
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         return self.get_submodule("model.transformer.ff_out")  # type: ignore[no-any-return]
 
     def _init_weights(self, module: nn.Module) -> None:

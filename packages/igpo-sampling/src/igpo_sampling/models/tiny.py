@@ -1,7 +1,8 @@
 """A small LLaDA, made from nothing: for demos, tests and ideas.
 
-The same network class, so what it saves loads through `LLaDA(path=...)`. What matters is the start: with token
-embeddings at the usual std .02 a model this small learns the demo's task many times slower.
+The same network class, so what it saves loads through `LLaDA(path=...)`. What matters is the start: large token
+embeddings with a part that all tokens share, by which attention can look at places whatever stands there, small
+matrices elsewhere, and rotations that tell neighbours apart.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ class Tiny:
     inner: int = field(default=128, validator=validators.ge(1))
     """Hidden size of the feed-forward layers."""
     embedding_std: float = field(default=0.5, validator=validators.gt(0.0))
-    """Standard deviation of the token embeddings at the start."""
+    """Standard deviation of the token embeddings at the start, and of the part that they share."""
+    matrix_std: float = field(default=0.02, validator=validators.gt(0.0))
+    """Standard deviation of all other matrices at the start."""
+    rope_theta: float = field(default=30.0, validator=validators.gt(1.0))
+    """Base of the rotary positions: about the canvas width tells neighbours apart best."""
     path: str | None = None
     """Load this directory instead of making a new model."""
 
@@ -63,7 +68,7 @@ class Tiny:
             n_heads=self.heads,
             n_kv_heads=self.heads,
             mlp_hidden_size=self.inner,
-            rope_theta=10000.0,
+            rope_theta=self.rope_theta,
             vocab_size=len(tokenizer),
             embedding_size=len(tokenizer),
             mask_token_id=tokenizer.mask_token_id,
@@ -75,10 +80,12 @@ class Tiny:
         network.to_empty(device="cpu")
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for name, weight in network.named_parameters():
+            for weight in network.parameters():
                 if weight.ndim == 1:
                     weight.fill_(1.0)
                 else:
-                    std = self.embedding_std if name.endswith("wte.weight") else weight.shape[1] ** -0.5
-                    weight.normal_(0.0, std, generator=generator)
+                    weight.normal_(0.0, self.matrix_std, generator=generator)
+            tokens = network.get_input_embeddings().weight
+            tokens.normal_(0.0, self.embedding_std, generator=generator)
+            tokens += self.embedding_std * torch.randn(self.width, generator=generator)
         return ready(network.to(device=device, dtype=dtype), tokenizer)
