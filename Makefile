@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV
 TORCH := $(if $(UV_FIND_LINKS),torch==2.13.0)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all lint bench dist constraints clean
+.PHONY: setup demo evidence test test-all lint bench dist constraints clean
 
 setup: .venv/ready
 
@@ -28,6 +28,16 @@ setup: .venv/ready
 .venv/ready: constraints.txt pyproject.toml $(PROJECTS:%=%/pyproject.toml) | .venv/bin/uv
 	@$(BIN)/uv pip install --quiet --python .venv --constraint constraints.txt --group dev $(TORCH) $(PROJECTS:%=--editable %)
 	@touch $@
+
+# One seed of the arms that the report compares; results are kept, so a second call only prints them again.
+SEED ?= 0
+DEMO := runs/demo-$(SEED)
+demo: setup
+	$(BIN)/python -m evidence --folder $(DEMO) --seeds $(SEED) --arms sft,grpo,resample,igpo --report report.html
+
+# ARMS=igpo,grpo and SEEDS=1,2 select; one result file per arm and seed, so a call that was cut off goes on.
+evidence: setup
+	$(BIN)/python -m evidence $(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) --page docs/evidence.md
 
 # Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
 test test-all: export OMP_NUM_THREADS ?= 1

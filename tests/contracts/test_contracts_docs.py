@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
 
 def documents(slow: bool) -> list[object]:
     """The documents that hold something to run: with `slow`, those with a command that takes minutes."""
-    marks = [pytest.mark.slow] if slow else []
+    marks = [pytest.mark.slow, pytest.mark.timeout(1800)] if slow else []
     return [
         pytest.param(path, id=str(path.relative_to(ROOT)), marks=marks)
         for path in DOCUMENTS
