@@ -230,6 +230,12 @@ def test_errors_in_nested_tables_say_where(write: Write) -> None:
             VOTE.replace("ignore_case = true", "ignore_case = 1"),
             "[verifier.voters] ignore_case = 1 must be true or false",
         ),
+        (
+            VOTE.split("[[")[0] + "voters = 'exact'",
+            '[verifier] voters = "exact" must be a list of tables with the name of a verifier',
+        ),
+        (VOTE.split("[[")[0] + "voters = [3]", "[verifier] voters = [3] must be a list of tables"),
+        ("[verifier]\nname = 'vote'\nvoters = []\nreferee = 3", "[verifier] referee = 3 must be a table with"),
         (VOTE.replace('"numeric"', '"numerc"'), "no verifier named 'numerc'. Did you mean 'numeric'?"),
     ):
         with pytest.raises(UsageError) as caught:
@@ -276,6 +282,8 @@ def test_errors_in_nested_tables_say_where(write: Write) -> None:
         ("[sampler]\nname = 3", "run.toml: [sampler] name = 3 must be text"),
         ("sampler = 3", "run.toml: 'sampler' must be a table, [sampler], and not 3"),
         ("[eval]\nsamples = 3", "run.toml: 'eval.samples' must be a table, [eval.samples], and not 3"),
+        ("preset = 3", "run.toml: preset = 3 must be text"),
+        ('[eval."a.b"]\nsamples = 3', 'run.toml: [eval."a.b"] has a dot in its name. Leave it out.'),
         ("steps = x", "run.toml: not valid TOML: Invalid value (at line 1, column 9)"),
         (
             "[prompt]\ntemplate = 'x'",

@@ -89,6 +89,7 @@ def test_message_8_out_of_memory() -> None:
             "error: no preset named 'tinny'. Did you mean 'tiny'? There are: paper-llada, tiny (igpo config presets)",
         ),
         (["train", "nowhere.toml"], "error: there is no file 'nowhere.toml'"),
+        (["config", "check", "runs"], "error: 'runs' is no TOML file; its name must end in .toml"),
         (["train", "a.toml", "b.toml"], "error: there is no file 'a.toml'"),
         (
             ["config", "show", "--plugin", "nowhere.py"],

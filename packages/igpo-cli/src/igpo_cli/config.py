@@ -102,8 +102,10 @@ def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
     if file is not None:
         document = Source.file(file)
         values = dict(document.values)
-        preset = preset or values.pop("preset", None)
-        values.pop("preset", None)
+        named = values.pop("preset", None)
+        if not isinstance(named, str | None):
+            raise _refuse("", "preset", document.origin, f"preset = {show(named)} must be text")
+        preset = preset or named
         found.insert(0, Source(document.origin, values))
     if preset is not None:
         found.insert(0, Source.preset(preset))
@@ -173,6 +175,8 @@ class Draft:
         names: dict[str, None] = {}
         for layer in self._within("eval"):
             for name in layer.values:
+                if "." in name:
+                    raise UsageError(f'{layer.origin}: [eval."{name}"] has a dot in its name. Leave it out.')
                 if layer.origin == FLAG and name not in names and (meant := close(name, names)):
                     raise UsageError(f"no evaluation named '{name}'. Did you mean --eval.{meant}?")
                 names[name] = None
@@ -238,15 +242,18 @@ class Draft:
         layer, value = stack[-1]
         if not option.kind:
             return from_text(value, option.type) if layer.origin == FLAG and isinstance(value, str) else value
-        parts = [[(layer, part)] for part in value] if get_origin(option.type) is tuple else [stack]
+        many = get_origin(option.type) is tuple
+        parts = [[(layer, part)] for part in value] if many and isinstance(value, list) else [stack]
+        if (many and not isinstance(value, list)) or not all(isinstance(each[-1][1], str | Mapping) for each in parts):
+            table, _, key = path.rpartition(".")
+            wanted = f"must be {'a list of tables' if many else 'a table'} with the name of a {option.kind}"
+            raise _refuse(table, key, layer.origin, f"{key} = {show(value)} {wanted}")
         inner = [[evolve(layer, values=_named(part)) for layer, part in each] for each in parts]
         tables = [self._lay(path, layers, KINDS[option.kind]) for layers in inner]
-        return tables if get_origin(option.type) is tuple else tables[0]
+        return tables if many else tables[0]
 
     def _unknown(self, table: Table, key: str, origin: str, value: object, kind: Kind | None) -> UsageError:
-        tables = (
-            [] if kind else ["sft", "eval", *SHARED] if not table.path else SHARED if table.path in self.scopes else []
-        )
+        tables = ({"": ("sft", "eval", *SHARED)} | dict.fromkeys(self.scopes, SHARED)).get(table.path, ())
         choices = tables if isinstance(value, Mapping) else [*table.options, *tables]
         meant = close(key, choices)
         if kind and table.name is None:

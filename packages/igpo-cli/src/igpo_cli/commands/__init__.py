@@ -90,6 +90,8 @@ def config_command(
         ) -> None:
             from igpo_cli.config import resolve
 
+            if config_file and config_file.suffix != ".toml":
+                raise errors.UsageError(f"'{config_file}' is no TOML file; its name must end in .toml")
             given = {
                 flags[key].path: flags[key].value(it) for key, it in values.items() if key in flags and it is not None
             }
@@ -241,6 +243,7 @@ def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables:
     from igpo_cli.settings import Run
 
     flags: list[Flag] = []
+    run = options(Run)
 
     def add(
         path: str, value: str, text: str, panel: str, hidden: bool, *, switch: bool = False, off: bool = False
@@ -272,7 +275,7 @@ def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables:
                 continue
             _, value = table.cells.get(key, ("", option.default))
             at = path if path and key == "name" else f"{path}.{key}".strip(".")
-            place = panel if path else "Run" if key in options(Run) else "IGPO"
+            place = panel if path else "Run" if key in run else "IGPO"
             plain = option.type in (int, float, str, bool)
             says = ["required" if value is NOTHING else "", "" if plain else metavar(option.type), option.bounds]
             text = " ".join(filter(None, (_plain(option.help), _dim(", ".join(filter(None, says))))))
