@@ -24,7 +24,7 @@ TEXT = re.compile(
 )
 DEGREES = re.compile(r"\^\s?(?:\\circ(?![a-zA-Z])|\{\s?\\circ\s?\})|\\degree(?![a-zA-Z])")
 GROUPING = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\[!,;:])\s?(?=[0-9]{3}(?![0-9]))")
-SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~")
+SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~")
 ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?[A-Za-z0-9]\}?)?(?:\s?\(\s?[a-z]\s?\))?)\s?(?:=|\\in(?![a-zA-Z]))\s?(?=[^=])")
 SEPARATOR = re.compile(r"\s?,?\s?(?<![a-zA-Z])\x02?\s?\b(?:and|or)\b\s?\x03?(?![a-zA-Z])\s?|\s?[,;]\s?")
 BASED = re.compile(r"([0-9A-Za-z]{1,64})\s?_\s?\{?\s?([0-9]{1,2})\s?\}?")

@@ -50,14 +50,17 @@ def locate_answers(trace: str, answer: str, pattern: str | None = None) -> tuple
     Boxes and tags give their content, the other statements the rest of their line, `pattern` (a regular expression for
     statements of another form) its group. Empty unless one of them agrees with `answer`: without a statement that is known to be the answer, the rest of the trace cannot be trusted not to hold it.
     """
-    spans = [_statement(trace, mark, hide=True) for mark in MARK.finditer(trace)]
-    spans += _boxes(trace)
+    spans = list(_boxes(trace))
+    position = 0
+    for mark in MARK.finditer(trace):
+        if mark.end() > position:  # not yet hidden by the statement before
+            spans.append(_statement(trace, mark, hide=True))
+            position = spans[-1][1]
     if pattern is not None:
         spans += [match.span(1) for match in re.finditer(pattern, trace)]
-    found = [span for start, end in spans if (span := _trim(trace, start, end))[0] < span[1]]
-    if not any(_states(trace[start:end], answer) for start, end in found):
-        return ()
-    return tuple(_merge(found))
+    trimmed = [_trim(trace, start, end) for start, end in spans]
+    found = _merge([(start, end) for start, end in trimmed if start < end])
+    return found if any(_states(trace[start:end], answer) for start, end in found) else ()
 
 
 def _states(value: str, answer: str) -> bool:
@@ -65,9 +68,9 @@ def _states(value: str, answer: str) -> bool:
     answer = answer.strip()
     if not answer:
         return False
-    inner = extract_answer(value) if BOX.search(value) else None
-    if any(candidate is not None and equal(answer, candidate) is True for candidate in (value, inner)):
-        return True
+    for candidate in (value, extract_answer(value)):
+        if candidate and len(candidate) <= LONGEST and equal(answer, candidate):
+            return True
     return re.search(rf"(?<![\w.,-]){re.escape(answer)}(?![\w]|[.,][0-9])", value) is not None
 
 
@@ -150,13 +153,12 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _merge(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _merge(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Overlapping spans as one, in order."""
-    ordered = sorted(spans)
-    start, end = ordered[0]
-    for next_start, next_end in ordered[1:]:
-        if next_start > end:
-            yield start, end
-            start, end = next_start, next_end
-        end = max(end, next_end)
-    yield start, end
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return tuple(merged)

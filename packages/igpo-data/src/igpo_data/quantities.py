@@ -86,6 +86,7 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity | None:
     """The quantity that the whole of a cleaned text is (`igpo_data.answers.clean`), or None."""
+    text = text.lstrip("\x02\x03 ")
     match = NUMBER.match(text)
     if match is None or match.end() > DIGITS:
         return None
