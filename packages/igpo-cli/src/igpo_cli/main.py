@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
     if words[0] in OF_RUNS:
         words = [of_run(word) for word in words]
+    words += resumed(words)
     try:
         code = build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
         if code == errors.INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
@@ -44,6 +46,13 @@ def of_run(word: str) -> str:
     """A run's folder -> its run.toml; any other word as it is."""
     file = Path(word) / "run.toml"
     return str(file) if not word.startswith("-") and file.is_file() else word
+
+
+def resumed(words: Sequence[str]) -> list[str]:
+    """A run is resumed with its own run.toml, so that --help and flags are those of its plug-ins."""
+    names = [name.removeprefix("--resume=") for name in words if name.startswith("--resume=")]
+    names += [after for word, after in pairwise(words) if word == "--resume"]
+    return [str(file) for name in names[-1:] if (file := Path(name) / "run.toml").is_file()]
 
 
 def build(argv: Sequence[str]) -> App:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,24 +29,8 @@ def register(app: App) -> None:
         """Train a model: masked-diffusion SFT, then IGPO, as the tables say."""
         from igpo_cli.training import run
 
-        if resume is not None:
-            config = resumed(app, config, resume)
+        if resume is not None and not (resume / "run.toml").is_file():
+            raise UsageError(
+                f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
+            )
         run(config, resume=resume)
-
-
-def resumed(app: App, config: Config, folder: Path) -> Config:
-    """The configuration of an earlier run, under the flags of this call."""
-    from igpo_cli.config import FLAG, resolve
-
-    file = folder / "run.toml"
-    if not file.is_file():
-        raise UsageError(f"{folder} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/.")
-    flags = {path: value_at(config.values, path) for path, origin in config.origins.items() if origin == FLAG}
-    return resolve(None, file, flags, app.catalogue)
-
-
-def value_at(values: Any, path: str) -> Any:
-    """The value at a dotted path of nested tables."""
-    for part in path.split("."):
-        values = values[part]
-    return values
