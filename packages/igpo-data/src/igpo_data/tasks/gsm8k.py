@@ -22,7 +22,7 @@ class GSM8K:
     """Grade-school word problems with worked solutions: 7,473 to train on, 1,319 to test."""
 
     path: str | None = None
-    """A folder with train.jsonl and test.jsonl (also .gz) or one such file; by default the hub's openai/gsm8k."""
+    """A folder with train.jsonl and test.jsonl (also .gz) or one such file. Default: the hub's openai/gsm8k."""
     calculator: bool = False
     """Keep the calculator marks <<48/2=24>> in the worked solutions."""
 

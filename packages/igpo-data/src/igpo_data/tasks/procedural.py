@@ -7,7 +7,10 @@ text of the model as code in others, so they are no judge here.
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import field, frozen, validators
@@ -39,19 +42,20 @@ class Procedural:
         """The problems of a split, all different, the same ones at every call; fewer where there are no more."""
         if split not in SPLITS:
             raise ValueError(f"procedural has no split {split!r}; it has {', '.join(SPLITS)}")
-        held_out = {task.prompt: task for task in self._generate("test", self.test_problems, frozenset())}
-        if split == "test":
-            return list(held_out.values())
-        return list(self._generate("train", self.train_problems, frozenset(held_out)))
+        with _randomness_kept():
+            held_out = {task.prompt: task for task in self._generate("test", self.test_problems, frozenset())}
+            if split == "test":
+                return list(held_out.values())
+            return list(self._generate("train", self.train_problems, frozenset(held_out)))
 
     def _generate(self, split: str, problems: int, excluded: frozenset[str]) -> Iterator[Task]:
         import reasoning_gym
 
-        # Problem i comes of seed + i there, so the splits' seeds must be far apart.
-        digest = hashlib.blake2b(f"{self.dataset}/{self.seed}/{split}".encode(), digest_size=5).digest()
+        # Problem i comes of seed + i there, so the splits' seeds must be far apart (and, for numpy, below 2**32).
+        digest = hashlib.blake2b(f"{self.dataset}/{self.seed}/{split}".encode(), digest_size=4).digest()
         try:
             source = reasoning_gym.create_dataset(
-                self.dataset, seed=int.from_bytes(digest, "big"), size=ATTEMPTS * problems
+                self.dataset, seed=int.from_bytes(digest, "big") >> 1, size=ATTEMPTS * problems
             )
         except ValueError as error:
             raise ValueError(f"reasoning-gym has no data set {self.dataset!r}: {error}") from error
@@ -79,3 +83,16 @@ class Procedural:
             trace=trace,
             answer_spans=locate_answers(trace, answer) if trace else (),
         )
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """Gives back the global generators as they were: importing reasoning-gym draws from one, some data sets seed another."""
+    numpy = sys.modules.get("numpy")
+    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)

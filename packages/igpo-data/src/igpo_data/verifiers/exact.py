@@ -14,7 +14,7 @@ class Exact:
     """The stated answer must be the task's answer, character by character but for spaces."""
 
     stated: bool = True
-    """Read the answer from \\boxed{}, #### or "The answer is"; otherwise the whole completion is the answer."""
+    """Read the answer from \\boxed{}, #### or "The answer is". Otherwise it is the whole completion."""
     ignore_case: bool = False
     """Take capital and small letters as equal."""
 

@@ -29,7 +29,7 @@ class Math:
     """
 
     timeout: float = field(default=1.0, validator=validators.gt(0.0))
-    """Seconds of processor time for one comparison by algebra; beyond it the verdict is wrong, with the note "timeout"."""
+    """Processor seconds for one comparison by algebra. Beyond it the verdict is wrong, with the note "timeout"."""
     workers: int = field(default=4, validator=validators.ge(1))
     """Worker processes at most; none is started before an answer takes algebra."""
     memory: int = field(default=1024, validator=validators.ge(256))
