@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 else:
     torch = lazy.load("torch")
 
-LOGITS = 1 << 24
-"""How many logits exist at once: 64 MiB of float32."""
 LEAST_ROWS = 16
 """Matrix products with fewer rows take other code paths and change bits."""
 
@@ -45,9 +43,10 @@ def token_scores(
     *,
     entropy: bool = False,
     hits: bool = False,
-    logits: int = LOGITS,
+    logits: int | None = None,
 ) -> Scores:
-    """Scores of completion (B, L) under one forward over the U inputs of `view`, at most `logits` logits at a time.
+    """Scores of completion (B, L) under one forward over the U inputs of `view`, at most `logits` logits at a time
+    (None: what suits the device).
 
     Rows that read the same input at the same position share the head's product and differ only in what they gather
     from it (mean-field: a group of G rows costs one). No random numbers are drawn.
@@ -65,7 +64,8 @@ def token_scores(
     token = completion[view.row[cell], position]
 
     def read(head: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size = max(LEAST_ROWS, logits // max(1, head(hidden[:0]).shape[-1]))
+        most = _most_logits(hidden.device) if logits is None else logits
+        size = max(LEAST_ROWS, most // max(1, head(hidden[:0]).shape[-1]))
         starts = list(range(0, max(1, len(hidden)), size))
         bounds = torch.searchsorted(reads, reads.new_tensor([*starts, len(hidden)])).tolist()
         parts = []
@@ -93,26 +93,25 @@ def token_scores(
     )
 
 
+def _most_logits(device: torch.device) -> int:
+    """32 MiB of float32 on a CPU, where larger blocks are fresh pages each time. With gradients twice that, because each
+    chunk also adds to the gradient of the whole head; and eight times on an accelerator, whose products want more rows."""
+    return 1 << (23 + int(torch.is_grad_enabled()) + (0 if device.type == "cpu" else 3))
+
+
 def _read_chunk(
     head: Callable[[Tensor], Tensor], hidden: Tensor, reads: Tensor, token: Tensor, entropy: bool, hits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """hidden (n, d), reads (c,) into its rows, token (c,) -> logp (c,), entropy (n,) or empty, hit (c,) or empty."""
     from torch.utils.checkpoint import checkpoint
 
+    from igpo_rl.readout import Readout
+
     def gather(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values = head(hidden)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-        total = values.logsumexp(-1)
-        logp = values[reads, token] - total[reads]
-        with torch.no_grad():
-            uncertainty, hit = total.new_zeros(0), token.new_zeros(0, dtype=torch.bool)
-            if hits:
-                hit = values[reads, token] >= values.amax(-1)[reads]
-            if entropy:
-                # Clamped so that 0 * log 0 is 0 even where a denoiser forbids a token with -inf.
-                shifted = (values - total[:, None]).clamp_(min=-1e4)
-                uncertainty = -torch.linalg.vecdot(shifted.exp(), shifted)
-        return logp, uncertainty, hit
+        logits = head(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        result: tuple[Tensor, Tensor, Tensor] = Readout.apply(logits, reads, token, entropy, hits)  # type: ignore[no-untyped-call]
+        return result
 
     if not torch.is_grad_enabled():
         return gather(hidden)
