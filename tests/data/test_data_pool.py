@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from igpo_data.pool import Pool
+from igpo_data.pool import Pool, Worker
 
 
 def test_a_worker_is_killed_by_its_own_clock_and_replaced() -> None:
@@ -44,6 +44,26 @@ def test_memory_is_limited() -> None:
     pool = Pool(workers=1, seconds=5.0, memory=50)
     assert pool.check([("x+1", "1+x")])[0] in ("memory", "error", "different")
     pool.close()
+
+
+def test_a_reply_that_nobody_waited_for_is_never_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(seconds=5.0, memory=1024)
+    assert worker.ask("x+1", "1+x") == "equal"
+    process = worker._process
+    assert process is not None
+
+    def interrupted(process: subprocess.Popen[str], question: str, seconds: float) -> str:
+        assert process.stdin is not None
+        print(question, file=process.stdin, flush=True)  # asked, and the user presses Ctrl-C
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("igpo_data.pool._exchange", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.ask("x+2", "2+x")
+    assert process.poll() is not None
+    assert worker.ask("x+3", "x+4") == "different"
+    worker.close()
 
 
 def test_settled_pairs_are_not_asked_again() -> None:

@@ -29,9 +29,11 @@ ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?[A-Za-z0-9]\}?)?(?:\s?\(\s?[a-z]\s?\))
 SEPARATOR = re.compile(r"\s?,?\s?(?<![a-zA-Z])\x02?\s?\b(?:and|or)\b\s?\x03?(?![a-zA-Z])\s?|\s?[,;]\s?")
 BASED = re.compile(r"([0-9A-Za-z]{1,64})\s?_\s?\{?\s?([0-9]{1,2})\s?\}?")
 MATRIX = re.compile(r"\{(?:bmatrix|matrix|smallmatrix)\}")
+GROUPED = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 DEPTH = 24
 # Brackets nested deeper are no answer.
-GROUPED = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+ELEMENTS = 64
+# Longer lists are not compared in any order.
 PROSE = re.compile(r"(?<![\\a-zA-Z])(?:[A-Za-z]{4,}|not|but|and|the|are|was|for|nor)(?![a-zA-Z])")
 FUNCTIONS = frozenset({"sqrt", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "infinity"})
 
@@ -227,6 +229,8 @@ def _equal_parts(gold: tuple[str, list[str]], given: tuple[str, list[str]]) -> b
         return None if "" in (gold[0], given[0]) or "\\{\\}" in (gold[0], given[0]) else False
     if len(gold[1]) != len(given[1]):
         return False if all(map(read_quantity, gold[1] + given[1])) else None
+    if len(gold[1]) > ELEMENTS:
+        return None
     if gold[0] not in unordered:
         results = [_equal(left, right) for left, right in zip(gold[1], given[1], strict=True)]
         return False if False in results else (None if None in results else True)

@@ -48,7 +48,8 @@ def locate_answers(trace: str, answer: str, pattern: str | None = None) -> tuple
     """Half-open character spans of every stated answer in a worked solution, in order, without overlaps.
 
     Boxes and tags give their content, the other statements the rest of their line, `pattern` (a regular expression for
-    statements of another form) its group. Empty unless one of them agrees with `answer`: without a statement that is known to be the answer, the rest of the trace cannot be trusted not to hold it.
+    statements of another form) its group. Empty unless one of them agrees with `answer`: without a statement that is
+    known to be the answer, the rest of the trace cannot be trusted not to hold it.
     """
     spans = list(_boxes(trace))
     position = 0

@@ -82,7 +82,11 @@ class Worker:
 
     def ask(self, gold: str, given: str) -> Outcome:
         """One check. The worker sees to its limits itself; the clock here is for one that does not answer at all."""
-        word = _exchange(self._running(), json.dumps([gold, given]), self.seconds * PATIENCE)
+        try:
+            word = _exchange(self._running(), json.dumps([gold, given]), self.seconds * PATIENCE)
+        except BaseException:
+            self.close()  # Its reply may still come, and would be taken for the next one's.
+            raise
         if word in get_args(Outcome):
             return cast(Outcome, word)
         self.close()

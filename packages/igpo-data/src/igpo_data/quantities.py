@@ -115,7 +115,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         places = len(match["fixed"].partition(".")[2])
         value = _fraction(match["fixed"] + "0") + Fraction(int(period), 10**places * (10 ** len(period) - 1))
     else:
-        above, above_digit, below, below_digit = match.groups()[4:8]  # the arguments of \\frac
+        above, above_digit, below, below_digit = match.groups()[4:8]  # the arguments of \frac
         top, bottom = match["over"] or above or above_digit, match["under"] or below or below_digit
         whole = match["whole"] or match["mixed"]
         if not _fraction(bottom):
@@ -155,7 +155,8 @@ def _unit(rest: str) -> str | None:
             names[-1] += power
             continue
         name = MEASURES.get(word) or MEASURES.get(word.removesuffix("s"))
-        apart = inside or not match["word"] or (bool(match["space"]) and (name is not None or len(word) > 2))
+        apart = inside or not match["word"] or names == ["degree"]  # 20°C
+        apart = apart or (bool(match["space"]) and (name is not None or len(word) > 2))
         if word in NO_UNIT or not (apart or (name is not None and len(word) > 1)):
             return None
         if word in POWERS_BEFORE:

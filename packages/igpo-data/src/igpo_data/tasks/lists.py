@@ -39,10 +39,10 @@ def solve(operations: tuple[str, ...], letters: tuple[str, ...]) -> list[tuple[s
 class Lists:
     """List problems with worked solutions, learnable from nothing in a minute.
 
-    Prompt `rev zip rotl : a b c d e ?`, trace `rev e d c b a zip e b d a c rotl b d a c e #### b d a c e`. Splits: `sft`
-    (a step is rarely a rare operation), `train` and `test` (exactly one rare operation, uniform over operation and
-    place, and no earlier list equals the answer) and `common` (none). Which of sft, train, or test and common a prompt may appear in is decided by its hash, so
-    these three parts are disjoint at any size and seed.
+    Prompt `rev zip rotl : a b c d e ?`, trace `rev e d c b a zip e b d a c rotl b d a c e #### b d a c e`. Splits: "sft"
+    (a step is rarely a rare operation), "train" and "test" (exactly one rare operation, uniform over operation and place;
+    no earlier list equals the answer) and "common" (none). Its hash decides whether a prompt may appear in sft, in train,
+    or in test and common, so these three parts are disjoint at any size and seed.
     """
 
     seed: int = 0
