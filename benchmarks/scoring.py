@@ -1,0 +1,138 @@
+"""Log-probs and entropies of one group of 8 rows (mean-field, prompt not masked), against the plain published way.
+
+The published loop runs every row through the model, keeps the full-vocabulary logits of all positions, and takes
+softmax and log(p + 1e-8) of them; with mu inner updates it does so mu times for the old policy and for the reference.
+Ours runs one input a group, reads each position once and in chunks, and scores each distinct view once. Both sides
+share one model in one process; the head dominates in the first rows, the body in the last ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.harness import Row, compare
+from igpo_rl.records import Rollouts, View
+from igpo_rl.scores import Scores, token_scores
+from igpo_rl.views import MeanField
+
+NAME = "Scoring"
+ROWS, PROMPT, WIDTH, UPDATES = 8, 64, 128, 4
+
+
+class Body(nn.Module):
+    """A plain transformer that follows igpo_rl's Denoiser protocol."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        layer = nn.TransformerEncoderLayer(
+            width, width // 64, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(
+        self, tokens: Tensor, attention: Tensor, where: Tensor, read: Callable[..., object] | None = None
+    ) -> object:
+        hidden = self.blocks(self.tokens(tokens), src_key_padding_mask=~attention).flatten(0, 1)[where]
+        return self.head(hidden) if read is None else read(self.head, hidden)
+
+
+def group(vocabulary: int) -> Rollouts:
+    """Eight completions of one prompt."""
+    generator = torch.Generator().manual_seed(0)
+    every = torch.ones(ROWS, WIDTH, dtype=torch.bool)
+    return Rollouts(
+        prompt=torch.randint(vocabulary - 1, (1, PROMPT), generator=generator).expand(ROWS, -1),
+        prompt_valid=torch.ones(ROWS, PROMPT, dtype=torch.bool),
+        completion=torch.randint(vocabulary - 1, (ROWS, WIDTH), generator=generator),
+        given=~every,
+        valid=every,
+        order=torch.zeros(ROWS, WIDTH, dtype=torch.long),
+        confidence=torch.ones(ROWS, WIDTH),
+        reward=torch.zeros(ROWS),
+        correct=torch.zeros(ROWS, dtype=torch.bool),
+        verifiable=torch.ones(ROWS, dtype=torch.bool),
+        group=torch.zeros(ROWS, dtype=torch.long),
+        forwards=torch.ones(ROWS, dtype=torch.long),
+    )
+
+
+def plan(rollouts: Rollouts, mask_id: int) -> View:
+    return MeanField()(rollouts, rollouts.reward, torch.arange(ROWS), mask_id)
+
+
+def published(model: Body, rollouts: Rollouts, mask_id: int) -> tuple[Tensor, Tensor]:
+    """Every row on its own, all logits at once."""
+    noised = torch.cat([rollouts.prompt, torch.full_like(rollouts.completion, mask_id)], 1)
+    logits = model(noised, torch.ones_like(noised, dtype=torch.bool), torch.arange(noised.numel()))
+    logits = logits.view(*noised.shape, -1)[:, -WIDTH:]
+    logp = -cross_entropy(logits.flatten(0, 1), rollouts.completion.flatten(), reduction="none").view(ROWS, WIDTH)
+    with torch.no_grad():
+        chance = logits.softmax(-1)
+        entropy = -(chance * (chance + 1e-8).log()).sum(-1)
+    return logp, entropy
+
+
+def cases(
+    model: Body, rollouts: Rollouts, mask_id: int
+) -> Iterator[tuple[str, Callable[[], object], Callable[[], object]]]:
+    def ours() -> Scores:
+        return token_scores(model, plan(rollouts, mask_id), rollouts.completion, entropy=True)
+
+    def without_gradient(function: Callable[[], object], times: int) -> Callable[[], None]:
+        def run() -> None:
+            with torch.no_grad():
+                for _ in range(times):
+                    function()
+
+        return run
+
+    def with_gradient(logp: Callable[[], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            model.zero_grad()
+            logp().sum().backward()
+
+        return run
+
+    def theirs() -> tuple[Tensor, Tensor]:
+        return published(model, rollouts, mask_id)
+
+    yield "forward", without_gradient(ours, 1), without_gradient(theirs, 1)
+    yield "forward and backward", with_gradient(lambda: ours().logp), with_gradient(lambda: theirs()[0])
+    yield f"old and reference, {UPDATES} updates", without_gradient(ours, 2), without_gradient(theirs, 2 * UPDATES)
+
+
+@torch.no_grad()
+def error(model: Body, rollouts: Rollouts, mask_id: int) -> float:
+    """Largest difference of our log-probs and entropies from float64 on the same hidden states."""
+    view = plan(rollouts, mask_id)
+    scores = token_scores(model, view, rollouts.completion, entropy=True)
+    where = PROMPT + torch.arange(WIDTH)
+    worst = 0.0
+    for position, logits in zip(range(WIDTH), model(view.noised, view.attention, where), strict=True):
+        full = logits.double().log_softmax(-1)
+        worst = max(
+            worst,
+            float((scores.logp[:, position] - full[rollouts.completion[:, position]]).abs().max()),
+            float((scores.entropy[:, position] + (full.exp() * full).sum()).abs().max()),
+        )
+    return worst
+
+
+def run(quick: bool) -> list[Row]:
+    sizes = [(4096, 64, 2)] if quick else [(126_464, 256, 4), (32_000, 256, 4), (32_000, 512, 8)]
+    rows: list[Row] = []
+    for vocabulary, width, layers in sizes:
+        model = Body(vocabulary, width, layers).eval()
+        rollouts, mask_id = group(vocabulary), vocabulary - 1
+        note = f"largest error {error(model, rollouts, mask_id):.1e}"
+        for name, ours, theirs in cases(model, rollouts, mask_id):
+            case = f"V {vocabulary:,}, d {width}, {layers} layers: {name}"
+            long = name.startswith("old")
+            rows.append(compare(case, ours, theirs, repeats=1 if long or quick else 3, memory=not long, note=note))
+    return rows
