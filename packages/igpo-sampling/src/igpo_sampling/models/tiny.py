@@ -30,7 +30,7 @@ class Tiny:
     """Attention heads; width / heads must be even."""
     inner: int = field(default=128, validator=validators.ge(1))
     """Hidden size of the feed-forward layers."""
-    embedding_std: float = field(default=0.5, validator=validators.gt(0.0))
+    embedding_std: float = field(default=0.25, validator=validators.gt(0.0))
     """Standard deviation of the token embeddings at the start, and of the part that they share."""
     matrix_std: float = field(default=0.02, validator=validators.gt(0.0))
     """Standard deviation of all other matrices at the start."""
@@ -80,9 +80,11 @@ class Tiny:
         network.to_empty(device="cpu")
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for weight in network.parameters():
+            for name, weight in network.named_parameters():
                 if weight.ndim == 1:
                     weight.fill_(1.0)
+                elif "blocks" in name and name.endswith(("attn_out.weight", "ff_out.weight")):
+                    weight.zero_()  # a block begins as the identity
                 else:
                     weight.normal_(0.0, self.matrix_std, generator=generator)
             tokens = network.get_input_embeddings().weight
