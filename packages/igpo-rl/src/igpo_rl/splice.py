@@ -30,10 +30,10 @@ def splice(originals: Rollouts, inpainted: Rollouts, groups: Sequence[int], grou
     Every other row is the original one, bit by bit.
     """
     most = math.floor(replace * group + 1e-9)
-    pick = list(range(len(originals)))
+    pick, correct = list(range(len(originals))), inpainted.correct.tolist()
     for place, index in enumerate(groups):
         rows = range(place * group, (place + 1) * group)
-        chosen = [len(originals) + row for row in rows if bool(inpainted.correct[row])][:most]
+        chosen = [len(originals) + row for row in rows if correct[row]][:most]
         pick[(index + 1) * group - len(chosen) : (index + 1) * group] = chosen
     order = torch.tensor(pick, dtype=torch.long, device=originals.completion.device)
     batch = stack(originals, inpainted).take(order)
