@@ -1,6 +1,7 @@
 """A verifier that an untrained model satisfies now and then, and a hinted one often: for tests that need signal."""
 
 from attrs import frozen
+
 from igpo_data import Task, Verdict
 from igpo_rl.hookspecs import hookimpl
 

@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from igpo_cli.evaluate import bootstrap, pass_at_k, summarise, wilson
 
 

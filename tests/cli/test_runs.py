@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from igpo_cli.errors import UsageError
 from igpo_cli.runs import claim, environment, last_step
 
@@ -17,9 +18,7 @@ def test_a_named_run_that_holds_steps_is_refused_with_the_way_out(tmp_path):
     (folder / "metrics.jsonl").write_text('{"phase": "igpo", "step": 400}\n')
     with pytest.raises(UsageError) as caught:
         claim(tmp_path, "tiny", explicit=True)
-    assert str(caught.value) == (
-        f"{folder} already holds step 400. Continue with --resume {folder} or choose --name."
-    )
+    assert str(caught.value) == (f"{folder} already holds step 400. Continue with --resume {folder} or choose --name.")
 
 
 def test_any_other_folder_with_something_in_it_is_refused_too(tmp_path):

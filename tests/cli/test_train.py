@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
 from igpo_cli.main import run
 from igpo_cli.training import Alarm
-from safetensors.torch import load_file
 
 PLUGIN = Path(__file__).parent / "plugin_first_word.py"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -138,7 +139,8 @@ def test_hints_need_worked_solutions(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "--injection uniform-chunks needs tasks with worked solutions, but 'jsonl' has none." in said
     assert "or --injection none (plain GRPO)" in said
-    assert not list(tmp_path.glob("run*")) and not list(tmp_path.glob("tiny*"))
+    assert not list(tmp_path.glob("run*"))
+    assert not list(tmp_path.glob("tiny*"))
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path, capsys):
@@ -187,13 +189,23 @@ def checked(capsys, *options):
 
 
 def test_a_run_on_reasoning_gym(tmp_path, capsys):
-    task = ["--task", "procedural", "--task.dataset", "gsm_symbolic", "--task.train-problems", "300", "--task.test-problems", "8"]
+    task = [
+        "--task",
+        "procedural",
+        "--task.dataset",
+        "gsm_symbolic",
+        "--task.train-problems",
+        "300",
+        "--task.test-problems",
+        "8",
+    ]
     found = checked(capsys, *task, "--verifier", "math", "--width", "1024")
     assert found["tasks"] == found["answer located in the trace"] == found["usable for hints"] == 300
     assert found["references judged correct"] == found["references judged"] > 0
     assert run(["train", "--folder", str(tmp_path), "--name", "gym", *task, *FOREIGN, "--width", "256"]) == 0
     steps = [row for row in metrics(tmp_path / "gym") if "stuck/before" in row]
-    assert len(steps) == 2 and all(row["hint/answer_leak"] == 0 for row in steps)
+    assert len(steps) == 2
+    assert all(row["hint/answer_leak"] == 0 for row in steps)
 
 
 @pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="needs the GSM8K files of ../shared/data")

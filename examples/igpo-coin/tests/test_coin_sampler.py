@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from igpo_sampling.testing import check_sampler
 from torch import Tensor
 
 from igpo_coin.sampler import CoinSampler
 from igpo_sampling import Canvas, Sample
+from igpo_sampling.testing import check_sampler
 
 EOS, MASK, WIDTH = 3, 4, 32
 

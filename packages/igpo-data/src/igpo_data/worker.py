@@ -1,10 +1,8 @@
 """A worker process: reads pairs of answers, says whether algebra finds them equal. Run by path, never imported.
 
-It imports the algebra once and then lets a forked child answer. The kernel kills the child when one check uses up its
-processor time, even inside a big-integer operation that no signal handler interrupts; the next child takes milliseconds.
-
-Arguments: processor seconds for a check, memory in MiB. A line in: [gold, given] as JSON. A line out: one word.
-"""
+It imports the algebra once and lets a forked child answer, which the kernel kills when a check uses up its processor
+time, even inside a big-integer operation. Arguments: processor seconds for a check, memory in MiB. A line in:
+[gold, given] as JSON. A line out: one word."""
 
 from __future__ import annotations
 
