@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sampling_models import mixing
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from igpo_sampling import Canvas, LLaDASampler, RandomSampler, Sample, Tiny
+from igpo_sampling import Canvas, LLaDASampler, RandomSampler, Sample
 from igpo_sampling.loop import POSITIONS
 from igpo_sampling.testing import TableDenoiser, check_sampler
 
@@ -109,7 +110,7 @@ def test_a_row_is_bit_equal_alone_in_any_batch_and_order(data):
 
 def test_rows_are_independent_with_a_real_model_in_float64():
     """Tokens and order equal, confidences to 1e-6, though matrix products of other shapes round differently."""
-    loaded = Tiny(width=32, layers=2)(vocabulary=[f"w{number}" for number in range(40)], dtype=torch.float64)
+    loaded = mixing(width=32, layers=2, dtype=torch.float64)
     prompts = [torch.arange(length) for length in (5, 1, 8, 3, 3)]
     overlay = torch.full((5, 16), -1)
     overlay[1, 3:9], overlay[4, 15] = 7, 2
@@ -126,7 +127,7 @@ def test_rows_are_independent_with_a_real_model_in_float64():
 
 def test_other_rows_content_leaves_a_row_bit_identical():
     """Equal shapes, a real model in float32."""
-    loaded = Tiny(width=32, layers=2)(vocabulary=[f"w{number}" for number in range(40)])
+    loaded = mixing(width=32, layers=2)
     sampler, options = LLaDASampler(steps=8, block=8, temperature=1.0), {"mask_id": loaded.mask_id}
     results = []
     for other in (0, 9):
@@ -202,10 +203,7 @@ def test_the_published_algorithm_at_temperature_0(data):
 @settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_the_published_algorithm_with_a_real_model(data):
-    words = [f"w{number}" for number in range(VOCAB)]
-    loaded = Tiny(width=16, layers=1, heads=2)(
-        vocabulary=words, seed=data.draw(st.integers(0, 99)), dtype=torch.float64
-    )
+    loaded = mixing(width=16, layers=1, heads=2, seed=data.draw(st.integers(0, 99)), dtype=torch.float64)
     canvas = data.draw(canvases())
     agrees_with_the_published_algorithm(
         loaded.denoiser, canvas, data.draw(st.integers(1, 15)), data.draw(st.integers(1, canvas.width)), loaded.mask_id
@@ -443,7 +441,7 @@ def test_watch_sees_every_step():
 
 
 def test_gradients_are_not_recorded_and_modes_are_left_alone():
-    loaded = Tiny(width=16, layers=1, heads=2)(vocabulary=["a", "b"])
+    loaded = mixing(width=16, layers=1, heads=2)
     loaded.denoiser.train()
     canvas = Canvas.blank([torch.tensor([0])], 4, mask_id=loaded.mask_id, pad_id=loaded.pad_id)
     result = sample(LLaDASampler(block=4), loaded.denoiser, canvas, mask_id=loaded.mask_id)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling_models import mixing
 
 from igpo_sampling import Tiny
 from igpo_sampling.models import tokenizers
@@ -21,8 +22,19 @@ def test_weights_depend_on_the_seed_and_on_nothing_else():
 
 
 def test_conforms():
-    check_denoiser(Tiny()(vocabulary=WORDS).denoiser, len(WORDS) + 3)
-    check_denoiser(Tiny(width=24, layers=1, heads=2)(dtype=torch.float64).denoiser, 259, tolerance=1e-10)
+    check_denoiser(mixing(vocabulary=WORDS).denoiser, len(WORDS) + 3)
+    check_denoiser(
+        mixing(vocabulary=None, width=24, layers=1, heads=2, dtype=torch.float64).denoiser, 259, tolerance=1e-10
+    )
+
+
+def test_blocks_begin_as_the_identity():
+    """At the start a token's logits depend on that token alone; training mixes them."""
+    model = Tiny()(vocabulary=WORDS)
+    tokens = torch.tensor([[0, 1, 2], [0, 3, 4]])
+    logits = model.denoiser(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(6))
+    assert torch.equal(logits[0], logits[3])
+    assert not torch.equal(logits[1], logits[4])
 
 
 def test_heads_must_divide_the_width():

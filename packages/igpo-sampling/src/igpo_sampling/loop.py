@@ -7,7 +7,7 @@ blanks leaves the batch. Everything stays on the device: the host waits once a m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from attrs import frozen
@@ -20,6 +20,8 @@ from igpo_sampling.denoiser import Denoiser
 
 POSITIONS = 128
 """Positions whose logits exist at a time: 65 MB in float32 for 126,464 tokens."""
+CACHED = 2**21
+"""Logits that are worked on at a time on a CPU: 8 MB stay in its cache, which makes softmaxes 2-3 times faster."""
 
 
 @frozen(eq=False)
@@ -104,17 +106,26 @@ def _proposer(
 ) -> Callable[[Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]:
     """Reads hidden states (N, d) into proposed tokens (N,) and confidences (N,) float32, a few positions at a time."""
 
+    def choose(logits: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        mask = logits[:, mask_id].clone()
+        logits[:, mask_id] = -torch.inf  # never sampled ...
+        tokens = logits.argmax(1) if temperature == 0 else noise.draw(logits, u, temperature)
+        logits[:, mask_id] = mask  # ... but part of the softmax that confidences are taken from
+        return tokens, confidence(logits, tokens, v).float()
+
     def propose(head: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, sure = [], []
-        for part in torch.split(torch.arange(len(hidden), device=hidden.device), POSITIONS):
-            logits = head(hidden[part])
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            mask = logits[:, mask_id].clone()
-            logits[:, mask_id] = -torch.inf  # never sampled ...
-            token = logits.argmax(1) if temperature == 0 else noise.draw(logits, u[part], temperature)
-            logits[:, mask_id] = mask  # ... but part of the softmax that confidences are taken from
-            tokens.append(token)
-            sure.append(confidence(logits, token, v[part]).float())
+        found: list[tuple[Tensor, ...]] = []
+        for states, *uniforms in _parts(POSITIONS, hidden, u, v):
+            logits = head(states)
+            rows = max(1, CACHED // logits.shape[1]) if logits.is_cpu else POSITIONS
+            found += [choose(*few) for few in _parts(rows, logits, *uniforms)]
+        tokens, sure = zip(*found, strict=True)
         return torch.cat(tokens), torch.cat(sure)
 
     return propose
+
+
+def _parts(rows: int, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The tensors side by side, so many rows at a time."""
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
