@@ -131,7 +131,7 @@ def overhead(temperature: float, rows: int, quick: bool) -> Row:
         case,
         lambda: sampler(model, blank, torch.arange(rows), **settings),
         forwards,
-        repeats=1 if quick else 5,
+        repeats=3,
         memory=False,
     )
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -148,4 +148,4 @@ def run(quick: bool) -> list[Row]:
         for temperature in (0.0, 1.2)
     ]
     rows.append(versus_published(sizes[-1], 0.0, torch.float32, steps))
-    return rows + [overhead(temperature, 8 if quick else 64, quick) for temperature in (0.0, 1.2)]
+    return rows + [overhead(temperature, 16, quick) for temperature in (0.0, 1.2)]

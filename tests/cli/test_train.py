@@ -56,6 +56,8 @@ def test_the_reference_run_learns_from_rescued_groups(reference):
     assert any(abs(row["policy/loss"]) > 1e-6 and row["optimizer/grad_norm"] > 0 for row in steps)
     assert any(row["stuck/after"] < row["stuck/before"] for row in steps)
     assert all(row["hint/answer_leak"] == 0 for row in steps)
+    assert any(row["hint/shown"] > 0 for row in steps)
+    assert all(0 <= row["sample/eos"] <= 1 for row in steps)
 
 
 def test_micro_batches_do_not_change_a_run(reference, tmp_path):
@@ -157,7 +159,7 @@ def test_resuming_what_is_no_run_says_so(tmp_path, capsys):
 
 def test_the_alarm_speaks_once_after_fifty_steps_without_a_correct_rollout():
     alarm = Alarm()
-    hopeless = {"correct/mean": 0.0, "hint/share": 0.41, "sample/eos": 0.29, "stuck/rescued": 0.0}
+    hopeless = {"correct/mean": 0.0, "hint/shown": 0.41, "sample/eos": 0.29, "stuck/rescued": 0.0}
     heard = [alarm.hear(hopeless) for _ in range(120)]
     assert [step for step, text in enumerate(heard, 1) if text] == [50]
     assert heard[49] == (

@@ -97,6 +97,7 @@ class Player:
                 [groups.setdefault(problem.key, len(groups)) for problem in problems], dtype=torch.long, device=device
             ),
             forwards=sample.forwards,
+            ended=(sample.completion == self.loaded.eos_id).any(1),
             keys=tuple(problem.key for problem in problems),
             texts=tuple(texts),
             notes=tuple(verdict.note for verdict in verdicts),

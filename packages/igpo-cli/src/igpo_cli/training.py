@@ -94,7 +94,7 @@ class Alarm:
             self.silent, self.shown, self.unended = 0, 0.0, 0.0
             return None
         self.silent += 1
-        self.shown += metrics.get("hint/share", 0.0)
+        self.shown += metrics.get("hint/shown", 0.0)
         self.unended += 1.0 - metrics.get("sample/eos", 1.0)
         if self.silent != self.patience:
             return None

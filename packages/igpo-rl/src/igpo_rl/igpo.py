@@ -116,7 +116,7 @@ class IGPO:
         }
         hints = {index: plan for index, plan in plans.items() if plan is not None}
         asked, granted = gather(torch.tensor([float(len(plans)), float(len(hints))])).sum(0).tolist()
-        batch, counts = originals, {"leak": 0.0, "seen": 0.0}
+        batch, counts = originals, dict.fromkeys(("leak", "seen", "shown", "slots"), 0.0)
         if granted or not asked:
             overlay = torch.cat([torch.empty(0, width, dtype=torch.long), *(plan.overlay for plan in hints.values())])
             inpainted = self._play(exchange(play), [drawn[index] for index in hints], overlay, step, "inpaint")
@@ -231,7 +231,12 @@ class IGPO:
         """What the rows that came back show of the answer."""
         check_shown(inpainted, overlay.to(inpainted.completion))
         rows, given = [problem for problem in problems for _ in range(self.group)], inpainted.given.cpu()
-        return {"leak": leaked(given, rows), "seen": values_seen(given, rows)}
+        return {
+            "leak": leaked(given, rows),
+            "seen": values_seen(given, rows),
+            "shown": float(given.sum()),
+            "slots": float(given.numel()),
+        }
 
     def _observe(
         self, inpainted: Rollouts, drawn: Sequence[Problem], hints: Mapping[int, Plan], memory: Memory

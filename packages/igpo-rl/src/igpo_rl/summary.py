@@ -58,6 +58,8 @@ def summarise(
     }
     if total["stuck"]:
         metrics["stuck/rescued"] = total["rescued"] / total["stuck"]
+    if total["slots"]:
+        metrics["hint/shown"] = total["shown"] / total["slots"]  # of the inpainted rows, kept or not
     if originals.ended is not None:
         metrics["sample/eos"] = total["ended"] / total["rows"]
     return metrics

@@ -34,8 +34,8 @@ class Tiny:
     """Standard deviation of the token embeddings at the start, and of the part that they share."""
     matrix_std: float = field(default=0.02, validator=validators.gt(0.0))
     """Standard deviation of all other matrices at the start."""
-    rope_theta: float = field(default=30.0, validator=validators.gt(1.0))
-    """Base of the rotary positions: about the canvas width tells neighbours apart best."""
+    rope_theta: float = field(default=12.0, validator=validators.gt(1.0))
+    """Base of the rotary positions; small, so that neighbours on a short canvas can be told apart."""
     path: str | None = None
     """Load this directory instead of making a new model."""
 
