@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,41 @@ def test_the_command_shows_the_options_of_the_example_package() -> None:
     shown = igpo("plugins", "show", "sampler", "coin")
     assert "patience" in shown
     assert "1.0" in shown
+
+
+def test_a_run_with_the_example_package_and_a_single_file(tmp_path: Path) -> None:
+    """Sampler and verifier come by entry point, then the injection from a file, both by name."""
+    coins = [{"prompt": f"pay {amount}", "answer": str(amount)} for amount in range(1, 17)]
+    (tmp_path / "coins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in coins))
+    small = [
+        "--sft.steps",
+        "0",
+        "--steps",
+        "1",
+        "--prompts",
+        "2",
+        "--group",
+        "2",
+        "--sampler",
+        "coin",
+        "--trackers",
+        "",
+    ]
+    small += [
+        "--sampler.block",
+        "8",
+        "--eval.heldout.limit",
+        "2",
+        "--eval.common.limit",
+        "2",
+        "--folder",
+        str(tmp_path),
+    ]
+    change = ["--task", "jsonl", "--task.path", str(tmp_path / "coins.jsonl"), "--verifier", "change", "--width", "8"]
+    igpo("train", "--name", "coins", *change, "--injection", "none", *small, "--eval.common.split", "test")
+    igpo("train", "--name", "lists", "--plugin", "examples/mine.py", "--injection", "fading-prefix", *small)
+    for name, chosen in (("coins", {"coin", "change"}), ("lists", {"coin", "fading-prefix"})):
+        values = tomllib.loads((tmp_path / name / "run.toml").read_text())
+        assert chosen <= {table["name"] for table in values.values() if isinstance(table, dict) and "name" in table}
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert any("stuck/before" in line for line in lines)
