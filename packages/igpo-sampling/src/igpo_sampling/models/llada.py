@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class LLaDA:
-    """LLaDA-8B, LLaDA-1.5 and every model saved by this kit, from a directory."""
+    """LLaDA-8B, LLaDA-1.5 and every model saved by this kit, from a directory or the hub."""
 
     path: str = "GSAI-ML/LLaDA-8B-Instruct"
     """A directory, or a name on the Hugging Face hub (downloaded once)."""
