@@ -154,7 +154,7 @@ def test_sft_and_evaluations_override_single_values(write: Write) -> None:
     assert config.plugin("sampler", "sft") is config.plugin("sampler")
     assert config.plugin("sampler", "eval.hard") == RandomSampler(steps=25, block=25, temperature=1.0, max_rows=7)
     assert config.plugin("sampler", "eval.heldout") == LLaDASampler(steps=13, block=25, temperature=0.0, max_rows=256)
-    assert config.evals() == ("heldout", "hard")
+    assert config.evals() == (*tiny().evals(), "hard")
     assert (config.evaluation("heldout").samples, config.evaluation("hard").samples) == (2, 4)
     assert config.section("optimizer").name == "adamw"
     assert config.section("optimizer", "sft").name == "muon"
