@@ -178,9 +178,9 @@ def test_any_success_quiets_the_alarm(sign):
 # Problems that nobody here wrote ---------------------------------------------------------------------------------------
 
 FOREIGN = [
-    *("--sft.steps", "2", "--sft.split", "train", "--steps", "2", "--prompts", "2", "--group", "2", "--width", "64"),
-    *("--sampler.steps", "8", "--sampler.block", "32", "--trackers", "", "--verifier", "math", "--sft.batch", "8"),
-    *("--eval.heldout.limit", "4", "--eval.common.limit", "4", "--eval.common.split", "test"),
+    *("--preset", "gsm8k", "--sft.steps", "2", "--sft.batch", "4", "--steps", "2", "--prompts", "2", "--group", "2"),
+    *("--width", "96", "--sampler.steps", "8", "--eval.heldout.limit", "2", "--eval.heldout.sampler.steps", "8"),
+    *("--trackers", ""),
 ]
 
 
@@ -201,10 +201,10 @@ def test_a_run_on_reasoning_gym(tmp_path, capsys):
         "--task.test-problems",
         "8",
     ]
-    found = checked(capsys, *task, "--verifier", "math", "--width", "1024")
+    found = checked(capsys, "--preset", "gsm8k", *task)
     assert found["tasks"] == found["answer located in the trace"] == found["usable for hints"] == 300
     assert found["references judged correct"] == found["references judged"] > 0
-    assert run(["train", "--folder", str(tmp_path), "--name", "gym", *task, *FOREIGN, "--width", "256"]) == 0
+    assert run(["train", "--folder", str(tmp_path), "--name", "gym", *task, *FOREIGN]) == 0
     steps = [row for row in metrics(tmp_path / "gym") if "stuck/before" in row]
     assert len(steps) == 2
     assert all(row["hint/answer_leak"] == 0 for row in steps)
@@ -213,11 +213,11 @@ def test_a_run_on_reasoning_gym(tmp_path, capsys):
 @pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="needs the GSM8K files of ../shared/data")
 def test_a_run_on_gsm8k(tmp_path, capsys):
     task = ["--task", "gsm8k", "--task.path", str(SHARED / "gsm8k")]
-    found = checked(capsys, *task, "--verifier", "math", "--width", "1024")
+    found = checked(capsys, "--preset", "gsm8k", *task)
     assert found["tasks"] == found["answer located in the trace"] == found["usable for hints"] == 300
     assert found["references judged correct"] == found["references judged"] > 0
     assert found["answer's value also occurs in the working"] > 250
-    assert run(["train", "--folder", str(tmp_path), "--name", "gsm8k", *task, *FOREIGN, "--width", "256"]) == 0
+    assert run(["train", "--folder", str(tmp_path), "--name", "gsm8k", *task, *FOREIGN]) == 0
     rows = [json.loads(line) for line in (tmp_path / "gsm8k" / "rollouts" / "step-1.jsonl").read_text().splitlines()]
     hinted = [row for row in rows if any(row["hint"])]
     steps = [row for row in metrics(tmp_path / "gsm8k") if "stuck/before" in row]

@@ -32,8 +32,6 @@ class Run:
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Number format of the weights; logits and scores are float32 in any case."""
-    sample_rows: int = field(default=256, validator=positive)
-    """Rows that are sampled at once."""
     evaluate_every: int = field(default=0, validator=count)
     """Steps between evaluations; 0: only at the end."""
     save_every: int = field(default=0, validator=count)
