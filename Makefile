@@ -42,8 +42,9 @@ evidence: setup
 # Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
 test test-all: export OMP_NUM_THREADS ?= 1
 
+# Two workers share the files: a file's fixtures are made once.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: setup
 	$(BIN)/python -m pytest -m ""
