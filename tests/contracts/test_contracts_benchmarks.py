@@ -10,8 +10,9 @@ from benchmarks import harness
 
 
 def test_compare_times_both_sides() -> None:
-    row = harness.compare("sleep", lambda: time.sleep(0.002), lambda: time.sleep(0.02), repeats=3)
-    assert row["ratio"] == pytest.approx(10, rel=0.5)
+    row = harness.compare("sleep", lambda: time.sleep(0.002), lambda: time.sleep(0.05), repeats=3)
+    assert row["ratio"] == pytest.approx(row["baseline_s"] / row["ours_s"])
+    assert row["ratio"] > 2  # 25 on a machine that does nothing else
     assert row["ours_s"] >= 0.002
 
 
