@@ -137,10 +137,11 @@ def spread(values: Sequence[float]) -> str:
 def table(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> str:
     """The arms as a Markdown table: mean and standard error over seeds."""
     lines = [
-        "| arm | held-out pass@1, start | held-out pass@1, end | by seed | common problems, end "
-        "| stuck before → after hints, first steps | last steps | wall s | CPU s | peak MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| arm | held-out pass@1, start | end | by seed | gain over the start, paired | lead over `grpo`, paired "
+        "| common problems, end | stuck before → after, first steps | last steps | CPU s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    plain = [row["heldout"][-1][1] for row in plan.results(["grpo"], seeds)] if "grpo" in arms else []
     for arm in arms:
         found = list(plan.results([arm], seeds))
         ends = [row["heldout"][-1][1] for row in found]
@@ -157,9 +158,13 @@ def table(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> str:
             spread(starts) if arm != "sft" else "-",
             spread(ends),
             " ".join(f"{value:.2f}" for value in ends),
+            spread([end - start for end, start in zip(ends, starts, strict=True)]) if arm != "sft" else "-",
+            spread([end - other for end, other in zip(ends, plain, strict=True)])
+            if arm not in ("sft", "grpo") and plain
+            else "-",
             spread([row["common"] for row in found]),
             *stuck,
-            *(f"{mean([row[key] for row in found]):.0f}" for key in ("wall_s", "cpu_s", "memory_mb")),
+            *(f"{mean([row[key] for row in found]):.0f}" for key in ("cpu_s", "memory_mb")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import attrs
 import pytest
 from attrs import field, frozen, validators
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from igpo_cli.commands import Reading, canonical
@@ -207,6 +207,7 @@ def test_what_is_shown_behind_a_flag_can_be_typed_there(pair: tuple[Any, Any]) -
 
 
 @given(TYPED)
+@example((str, "\x7f"))
 def test_what_is_shown_in_toml_is_toml(pair: tuple[Any, Any]) -> None:
     type_, value = pair
     text = show(value)

@@ -211,7 +211,7 @@ def show(value: Any) -> str:
         case None:
             return '"none"'
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML allows no DEL, JSON does
         case list() | tuple():
             return f"[{', '.join(map(show, value))}]"
         case Mapping():
