@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from igpo_cli.plugins import KINDS, Catalogue
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on sys.path, like site-packages; what it holds is forgotten afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("COLUMNS", "200")
-    for name in ("acme_plugin", "umbra_plugin", "mine"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return folder
+    names = ("acme_plugin", "umbra_plugin", "mine")
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield folder
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
 
 
 def test_the_built_ins_come_through_the_entry_points() -> None:

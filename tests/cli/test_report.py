@@ -108,6 +108,8 @@ def a_run(
             | (
                 {"hint/rows": 0.1, "hint/tokens": 0.03, "hint/answer_leak": 0.0}
                 if injection == "uniform-chunks"
+                else {"hint/rows": 0.1, "hint/tokens": 0.0, "hint/answer_leak": 0.0}  # replaced rows, but no hints
+                if injection == "resample"
                 else {}
             )
             | (extra or {}),
@@ -294,7 +296,7 @@ def test_every_arm_is_in_every_curve(arms: list[Path]) -> None:
         labels = {label.split(" ")[0] for label in re.findall(r'data-label="([^"]+)"', figure)}
         title = re.search("<h3>(.*?)</h3>", figure)
         assert title is not None
-        assert labels == ({"igpo"} if title.group(1) == "Hint share" else {"igpo", "grpo", "resample"})
+        assert labels == ({"igpo", "resample"} if title.group(1) == "Hint share" else {"igpo", "grpo", "resample"})
         assert len(set(re.findall(r'class="curve (a\d)', figure))) == len(labels)
     assert len(read(text).of("tr")) == 1 + 3 + 1 + 1  # arms, and the options in which they differ
 

@@ -325,7 +325,7 @@ def comparison(arms: Sequence[Arm]) -> Iterator[Finding]:
                 yield Finding(
                     "warn", f"The runs did not start from the same accuracy on {name}: from the same checkpoint?"
                 )
-        sees = [any(value for _, value in arm.series("igpo", "hint/rows")) for arm in arms]
+        sees = [any(value for _, value in arm.series("igpo", "hint/tokens")) for arm in arms]
         if any(sees) and not all(sees):
             hinted, blind = (
                 ", ".join(arm.name for arm, saw in zip(arms, sees, strict=True) if saw is side)
