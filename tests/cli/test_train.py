@@ -152,6 +152,23 @@ def test_out_of_memory_says_what_to_lower(tmp_path, capsys):
     assert "Try --score-rows 8, or halve --group." in said
 
 
+@pytest.mark.parametrize("words", [["--prompt", "hello world"], ["--hint", "0:hello"]])
+def test_words_that_the_model_does_not_know_are_named(reference, capsys, words):
+    assert run(["sample", str(reference), *words]) == 2
+    assert "the model does not know the word 'hello'. Its vocabulary has 28 words: a b c" in capsys.readouterr().err
+
+
+def test_sampling_around_a_hint_keeps_it(reference, capsys):
+    capsys.readouterr()
+    words = ["--prompt", "rev zip rotl : a b c d e ?", "--hint", "3:rev e", "--rows", "2", "--json"]
+    assert run(["sample", str(reference), *words]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 2
+    ended = [len(row["completion"].split()) < 5 for row in rows]
+    assert all(short or "rev e" in row["completion"] for row, short in zip(rows, ended, strict=True))
+    assert not all(ended)
+
+
 def test_resuming_what_is_no_run_says_so(tmp_path, capsys):
     assert run(["train", "--resume", str(tmp_path)]) == 2
     assert "holds no run.toml" in capsys.readouterr().err

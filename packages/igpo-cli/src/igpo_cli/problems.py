@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader as lazy
 from attrs import frozen
 
+from igpo_cli.errors import UsageError
 from igpo_data import Task
 from igpo_rl import Problem, problem_from_text
 
@@ -23,9 +24,23 @@ else:
     torch = lazy.load("torch")
 
 
+def refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
+    """UsageError where a tokenizer of a closed list of words meets another one."""
+    if type(tokenizer.backend_tokenizer.model).__name__ != "WordLevel":
+        return
+    known = tokenizer.get_vocab()
+    unknown = next((word for text in texts for word in text.split() if word not in known), None)
+    if unknown is not None:
+        shown = " ".join(sorted(known, key=known.get)[:40])
+        raise UsageError(
+            f"the model does not know the word '{unknown}'. Its vocabulary has {len(known)} words: {shown}"
+        )
+
+
 def encode_prompts(prompt: Prompt, tokenizer: Any, questions: Sequence[str]) -> list[Tensor]:
     """Questions in the run's template -> (P_i,) long token ids without padding."""
     texts = [prompt.template.replace("{prompt}", question) for question in questions]
+    refuse_unknown_words(tokenizer, texts)
     if prompt.chat:
         system = [{"role": "system", "content": prompt.system}] if prompt.system else []
         chats = [[*system, {"role": "user", "content": text}] for text in texts]

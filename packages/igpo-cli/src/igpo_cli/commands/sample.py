@@ -96,11 +96,14 @@ def hint_overlay(hints: list[str], tokenizer: Any, width: int) -> Tensor:
     """SLOT:TEXT ... -> (1, L) long: token ids to give, -1 elsewhere."""
     import torch
 
+    from igpo_cli.problems import refuse_unknown_words
+
     overlay = torch.full((1, width), -1, dtype=torch.long)
     for hint in hints:
         matched = re.fullmatch(r"(\d+):(.+)", hint, re.DOTALL)
         if matched is None:
             raise UsageError(f"--hint '{hint}' must be SLOT:TEXT, such as 0:rev or 12:'so x = 4'.")
+        refuse_unknown_words(tokenizer, [matched[2]])
         ids = tokenizer(matched[2], add_special_tokens=False)["input_ids"]
         start = int(matched[1])
         if start + len(ids) > width:
