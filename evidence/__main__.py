@@ -1,6 +1,7 @@
-"""Run the arms of the experiment through the igpo command, one result file per arm and seed, and print the table.
+"""Run the arms of the studies through the igpo command, one result file per arm and seed, and print their tables.
 
-Every arm of a seed starts from that seed's own SFT checkpoint. Finished results are kept and not run again.
+Every arm of a seed starts from that seed's own SFT checkpoint. Finished results are kept and not run again; all arms of
+one seed come before the next seed, so a table can be read, coarsely, long before it is complete.
 """
 
 from __future__ import annotations
@@ -13,19 +14,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from evidence.arms import ARMS, STUDIES, Study
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = {
-    "sft": "the starting point: masked-diffusion SFT only",
-    "sft-more": "plain SFT continued on the traces that IGPO takes its hints from",
-    "grpo": "GRPO: no hints",
-    "resample": "equal budget: a second rollout of stuck groups, without hints",
-    "igpo": "IGPO: hints from the trace, the answer hidden",
-}
-RL = {"grpo": "none", "resample": "resample", "igpo": "uniform-chunks"}
 WINDOW = 10  # steps over which stuck shares are averaged, at either end of a run
 
 
@@ -100,29 +96,23 @@ class Plan:
         run = self.run(arm, seed)
         if run.exists():  # a run that was cut off: move it aside, never overwrite
             run.rename(run.with_name(f"{run.name}.cut-{int(time.time())}"))
-        base = ["--preset", self.preset, "--seed", str(seed), "--folder", str(run.parent), "--name", run.name]
-        base += self.overrides
-        start = ["--model.path", str(self.run("sft", seed) / "model")]
-        if arm == "sft":
-            cost = igpo(self.folder / "logs" / f"{run.name}.txt", "train", *base, "--steps", "0")
-        elif arm == "sft-more":
-            # As many traces as RL sees prompts, in the RL task's split.
-            more = ["--sft.split", "train", "--sft.steps", "60", "--sft.optimizer.name", "adamw"]
-            more += ["--sft.optimizer.lr", "1e-3", "--sft.optimizer.warmup", "4"]
-            cost = igpo(self.folder / "logs" / f"{run.name}.txt", "train", *base, *start, *more, "--steps", "0")
-        else:
-            steps = [] if self.steps is None else ["--steps", str(self.steps)]
-            more = [*start, "--sft.steps", "0", "--injection", RL[arm], *steps]
-            cost = igpo(self.folder / "logs" / f"{run.name}.txt", "train", *base, *more)
+        flags = ["--preset", self.preset, "--seed", str(seed), "--folder", str(run.parent), "--name", run.name]
+        flags += [*self.overrides, *ARMS[arm].flags]
+        if ARMS[arm].from_sft:
+            flags += ["--model.path", str(self.run("sft", seed) / "model")]
+        if self.steps is not None and "--steps" not in flags:
+            flags += ["--steps", str(self.steps)]
+        cost = igpo(self.folder / "logs" / f"{run.name}.txt", "train", *flags)
         aside = self.result(arm, seed).with_suffix(".part")
         aside.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps({"arm": arm, "seed": seed, **cost, **summary(run)}, indent=1) + "\n")
         aside.rename(self.result(arm, seed))
 
-    def results(self, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, object]]:
-        for arm in arms:
-            for seed in seeds:
-                yield json.loads(self.result(arm, seed).read_text())
+    def results(self, arm: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The finished results of an arm by seed."""
+        return {
+            seed: json.loads(self.result(arm, seed).read_text()) for seed in seeds if self.result(arm, seed).exists()
+        }
 
 
 def spread(values: Sequence[float]) -> str:
@@ -134,83 +124,103 @@ def spread(values: Sequence[float]) -> str:
     return f"{centre:.3f} ± {error:.3f}"
 
 
-def table(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> str:
-    """The arms as a Markdown table: mean and standard error over seeds."""
+def table(plan: Plan, study: Study, arms: Sequence[str], seeds: Sequence[int]) -> str:
+    """The arms as a Markdown table: mean and standard error over the seeds that have a result."""
     lines = [
-        "| arm | held-out pass@1, start | end | by seed | gain over the start, paired | lead over `grpo`, paired "
-        "| common problems, end | stuck before → after, first steps | last steps | CPU s | peak MB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| arm | seeds | held-out pass@1, start | end | by seed | gain over the start, paired "
+        f"| lead over `{study.against}`, paired | common problems, end | stuck before → after, first steps | last steps "
+        "| CPU s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    plain = [row["heldout"][-1][1] for row in plan.results(["grpo"], seeds)] if "grpo" in arms else []
+    reference = {seed: end(row) for seed, row in plan.results(study.against, seeds).items()}
     for arm in arms:
-        found = list(plan.results([arm], seeds))
-        ends = [row["heldout"][-1][1] for row in found]
-        starts = [row["heldout"][0][1] for row in found]
+        found = plan.results(arm, seeds)
+        if not found:
+            continue
+        rows = list(found.values())
+        paired = [end(row) - reference[seed] for seed, row in found.items() if seed in reference]
         stuck = ["-", "-"]
-        if "stuck_before" in found[0]:
+        if "stuck_before" in rows[0]:
             stuck = [
-                f"{mean([row['stuck_before'][at] for row in found]):.2f} → "
-                f"{mean([row['stuck_after'][at] for row in found]):.2f}"
+                f"{mean([row['stuck_before'][at] for row in rows]):.2f} → {mean([row['stuck_after'][at] for row in rows]):.2f}"
                 for at in (0, 1)
             ]
+        moved = ARMS[arm].from_sft
         cells = [
             f"**{arm}**",
-            spread(starts) if arm != "sft" else "-",
-            spread(ends),
-            " ".join(f"{value:.2f}" for value in ends),
-            spread([end - start for end, start in zip(ends, starts, strict=True)]) if arm != "sft" else "-",
-            spread([end - other for end, other in zip(ends, plain, strict=True)])
-            if arm not in ("sft", "grpo") and plain
-            else "-",
-            spread([row["common"] for row in found]),
+            str(len(rows)),
+            spread([start(row) for row in rows]) if moved else "-",
+            spread([end(row) for row in rows]),
+            " ".join(f"{end(row):.2f}" for row in rows),
+            spread([end(row) - start(row) for row in rows]) if moved else "-",
+            spread(paired) if moved and arm != study.against else "-",
+            spread([row["common"] for row in rows]),
             *stuck,
-            *(f"{mean([row[key] for row in found]):.0f}" for key in ("cpu_s", "memory_mb")),
+            *(f"{mean([row[key] for row in rows]):.0f}" for key in ("cpu_s", "memory_mb")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def write_between_markers(page: Path, text: str) -> None:
-    """Replace what stands between the page's generated-part markers."""
-    start, end = "<!-- generated: begin -->", "<!-- generated: end -->"
-    before, rest = page.read_text().split(start)
-    _, after = rest.split(end)
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
+def start(row: dict[str, Any]) -> float:
+    """Held-out pass@1 before training."""
+    return float(row["heldout"][0][1])
+
+
+def end(row: dict[str, Any]) -> float:
+    """Held-out pass@1 after training."""
+    return float(row["heldout"][-1][1])
+
+
+def write_between_markers(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's markers of this name."""
+    begin, finish = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+    before, rest = page.read_text().split(begin)
+    _, after = rest.split(finish)
+    page.write_text(f"{before}{begin}\n{text}\n{finish}{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
-    parser.add_argument("--arms", default=",".join(ARMS), help="comma-separated: " + ", ".join(ARMS))
-    parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated integers")
+    parser.add_argument("--studies", default="main", help="comma-separated, or all: " + ", ".join(STUDIES))
+    parser.add_argument("--arms", help="only these of the studies' arms, comma-separated")
+    parser.add_argument("--seeds", help="comma-separated integers (default: each study's own)")
     parser.add_argument("--steps", type=int, help="RL steps of an arm (default: the preset's)")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--folder", type=Path, default=ROOT / "evidence" / "results")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time")
     parser.add_argument("--report", type=Path, help="write an HTML report of the first seed's RL arms here")
-    parser.add_argument("--page", type=Path, help="write the table into this page")
+    parser.add_argument("--page", type=Path, help="write the tables into this page")
     options, overrides = parser.parse_known_args()
-    arms = [arm for arm in ARMS if arm in options.arms.split(",")]
-    unknown = set(options.arms.split(",")) - set(ARMS)
-    if unknown:
-        parser.error(f"no arm named {', '.join(sorted(unknown))}. Arms: {', '.join(ARMS)}")
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    names = list(STUDIES) if options.studies == "all" else options.studies.split(",")
+    if unknown := set(names) - set(STUDIES):
+        parser.error(f"no study named {', '.join(sorted(unknown))}. Studies: {', '.join(STUDIES)}")
+    wanted = options.arms.split(",") if options.arms else [arm for name in names for arm in STUDIES[name].arms]
+    if unknown := set(wanted) - {arm for name in names for arm in STUDIES[name].arms}:
+        parser.error(f"no arm named {', '.join(sorted(unknown))} in {', '.join(names)}")
+    own = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+    chosen = {
+        name: ([arm for arm in STUDIES[name].arms if arm in wanted], own or list(STUDIES[name].seeds)) for name in names
+    }
     plan = Plan(options.folder, options.preset, options.steps, overrides)
 
     started = time.perf_counter()
+    pairs = list(dict.fromkeys((seed, arm) for arms, seeds in chosen.values() for seed in seeds for arm in arms))
+    pairs.sort(key=lambda pair: pair[0])  # stable: one seed after the other, in each the order of the studies
     with ThreadPoolExecutor(options.jobs) as pool:
-        for stage in (["sft"], [arm for arm in arms if arm != "sft"]):
-            work = [(arm, seed) for seed in seeds for arm in stage]
-            for (arm, seed), _ in zip(work, pool.map(lambda pair: plan.train(*pair), work), strict=True):
-                print(f"[{time.perf_counter() - started:5.0f} s] seed {seed}: {arm:9} {ARMS[arm]}", flush=True)
+        for stage in ([(seed, "sft") for seed in dict.fromkeys(seed for seed, _ in pairs)], pairs):
+            for (seed, arm), _ in zip(stage, pool.map(lambda pair: plan.train(pair[1], pair[0]), stage), strict=True):
+                print(f"[{time.perf_counter() - started:5.0f} s] seed {seed}: {arm:12} {ARMS[arm].about}", flush=True)
 
-    text = table(plan, arms, seeds)
-    print()
-    print(text)
-    if options.page:
-        write_between_markers(options.page, f"{len(seeds)} seeds ({options.seeds}).\n\n{text}")
-        print(f"\nwritten to {options.page}")
+    for name, (arms, seeds) in chosen.items():
+        text = table(plan, STUDIES[name], arms, seeds)
+        print(f"\n{STUDIES[name].about}\n\n{text}")
+        if options.page:
+            write_between_markers(options.page, name, f"Seeds {', '.join(map(str, seeds))}.\n\n{text}")
+            print(f"\nwritten to {options.page}")
     if options.report:
-        shown = [str(plan.run(arm, seeds[0])) for arm in arms if arm in RL]
+        arms, seeds = chosen[names[0]]
+        shown = [str(plan.run(arm, seeds[0])) for arm in arms if ARMS[arm].from_sft and "sft" not in arm]
         igpo(plan.folder / "logs" / "report.txt", "report", *shown, "--out", str(options.report))
         print(f"\nreport: {options.report}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -1,0 +1,101 @@
+"""What is compared: arms, and the studies that they belong to.
+
+An arm is a name and the flags by which it differs from the preset. A study is a question, the arms that answer it, the
+arm that it is measured against, and seeds that nothing was tuned on.
+"""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+FEW = ("--task.train_problems", "32")
+MORE_SFT = (
+    *("--sft.split", "train", "--sft.steps", "60", "--sft.optimizer.name", "adamw"),
+    *("--sft.optimizer.lr", "1e-3", "--sft.optimizer.warmup", "4", "--steps", "0"),
+)
+RL = ("--sft.steps", "0")
+
+
+@frozen
+class Arm:
+    """One way to train."""
+
+    about: str
+    flags: tuple[str, ...] = field(converter=tuple)
+    from_sft: bool = True
+    """Start from the seed's own SFT checkpoint; the one arm that does not makes it."""
+
+
+@frozen
+class Study:
+    """One question."""
+
+    about: str
+    arms: dict[str, Arm]
+    against: str
+    """The arm whose result on the same seed is subtracted."""
+    seeds: tuple[int, ...]
+
+
+SFT = Arm("the starting point: masked-diffusion SFT only", ("--steps", "0"), from_sft=False)
+IGPO = Arm("IGPO: hints from the trace, the answer hidden", RL)
+GRPO = Arm("GRPO: no hints", (*RL, "--injection", "none"))
+FRESH = (11, 12, 13)
+
+
+def hinted(about: str, *flags: str) -> Arm:
+    """IGPO with other options."""
+    return Arm(about, (*RL, *flags))
+
+
+def share(low: float, high: float) -> tuple[str, ...]:
+    return ("--injection.low", str(low), "--injection.high", str(high))
+
+
+STUDIES = {
+    "main": Study(
+        "Does hinting help?",
+        {
+            "sft": SFT,
+            "sft-more": Arm("plain SFT continued on the traces that IGPO takes its hints from", MORE_SFT),
+            "grpo": GRPO,
+            "resample": hinted(
+                "equal budget: a second rollout of stuck groups, without hints", "--injection", "resample"
+            ),
+            "igpo": IGPO,
+        },
+        against="grpo",
+        seeds=(1, 2, 3, 4, 5),
+    ),
+    "eta": Study(
+        "How much of the trace should be shown? (`igpo` draws the share from .2 to .6)",
+        {"igpo": IGPO}
+        | {f"eta-{eta}": hinted(f"a share of {eta}", *share(eta, eta)) for eta in (0.2, 0.4, 0.6, 0.8, 1.0)},
+        against="igpo",
+        seeds=FRESH,
+    ),
+    "tau": Study(
+        "How many of the hint tokens should carry gradient? (`igpo`: the most uncertain .2)",
+        {"igpo": IGPO}
+        | {f"tau-{tau}": hinted(f"the most uncertain {tau}", "--filter.tau", str(tau)) for tau in (0.1, 0.5, 0.8, 1.0)},
+        against="igpo",
+        seeds=FRESH,
+    ),
+    "lambda": Study(
+        "How much of a stuck group may be replaced? (`igpo`: half)",
+        {"igpo": IGPO} | {f"lambda-{part}": hinted(f"{part} of it", "--replace", str(part)) for part in (0.25, 0.75)},
+        against="igpo",
+        seeds=FRESH,
+    ),
+    "few": Study(
+        "Does RL with hints beat imitation where traces are few? 32 problems instead of 480, the same for all arms.",
+        {
+            "few-sft-more": Arm("plain SFT continued on the 32 traces", (*MORE_SFT, *FEW)),
+            "few-grpo": Arm("GRPO: no hints", (*GRPO.flags, *FEW)),
+            "few-igpo": hinted("IGPO: hints from the 32 traces", *FEW),
+        },
+        against="few-sft-more",
+        seeds=FRESH,
+    ),
+}
+ARMS = {name: arm for study in STUDIES.values() for name, arm in study.arms.items()}
