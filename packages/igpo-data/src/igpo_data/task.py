@@ -26,7 +26,14 @@ class Task:
     answer_spans: tuple[tuple[int, int], ...] = ()
     """Half-open spans, in characters of `trace`, that state the answer and are never shown as a hint."""
     meta: Mapping[str, Any] = field(factory=dict)
-    """Anything a verifier or a report needs beyond that."""
+    """What a verifier or a report needs beyond that, by these names where the built-in ones read it:
+
+    dataset, entry: name of a reasoning-gym data set and its own entry (question, answer, metadata), for its scorer.
+    tests, entry_point, prefix: Python source that raises where a program is wrong; the function that it tests (where
+    `tests` only defines `check(candidate)`, that is called with it); and the code that the completion goes on from ("").
+    numbers, target: of a countdown problem. puzzle: of a sudoku, a row after the other, 0 for an empty cell.
+    level: how hard the problem is said to be, a number.
+    """
 
     def __attrs_post_init__(self) -> None:
         length = len(self.trace or "")
