@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from evidence.arms import ARMS, STUDIES
+
 from igpo_cli.config import resolve
 from igpo_cli.plugins import Catalogue
 
