@@ -1,4 +1,6 @@
 from .__about__ import __version__ as __version__
+from .cache import KeyValues as KeyValues
+from .cache import Window as Window
 from .canvas import Canvas as Canvas
 from .denoiser import Denoiser as Denoiser
 from .denoiser import Loaded as Loaded

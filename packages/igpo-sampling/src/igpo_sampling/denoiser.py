@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from igpo_sampling.cache import Window
+
 
 class Denoiser(Protocol):
-    """An nn.Module; every use goes through `forward`, so that DDP, FSDP and peft see all of it."""
+    """An nn.Module; every use goes through `forward`, so that DDP, FSDP and peft see all of it.
+
+    Two attributes say what it can do beyond this. `caches: tuple[str, ...]` names the caches that a `window` serves,
+    of "prefix" and "dual"; without it there are none. `block: int` says that it is block-causal: a position sees its own
+    and earlier blocks only, counted from the row's first attended token; there the prefix cache is exact.
+    """
 
     def __call__(
         self,
@@ -25,11 +32,14 @@ class Denoiser(Protocol):
         attention: Tensor,
         where: Tensor,
         read: Callable[[Callable[[Tensor], Tensor], Tensor], Any] | None = None,
+        window: Window | None = None,
     ) -> Any:
         """tokens (B, T) long, attention (B, T) bool (False = padding), where (N,) long flat row-major indices -> (N, V) logits.
 
         The logits are those of the token AT each index. With `read`, returns `read(head, hidden)` run inside this one
         forward: hidden (N, d) at the indices, head maps (n, d) -> (n, V); so large vocabularies can be read in chunks.
+        With `window`, only its columns are computed, `where` lies inside them, and each layer puts its keys and values
+        into the window's store and attends to all that is there. Passed to a denoiser with `caches` only.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from igpo_sampling.cache import KeyValues, Window, trait
 from igpo_sampling.canvas import Canvas
 from igpo_sampling.denoiser import Denoiser
 from igpo_sampling.loop import Sample
@@ -93,7 +94,10 @@ def check_sampler(sampler: Sampler, *, width: int = 40) -> None:
 
 
 def check_denoiser(denoiser: Denoiser, vocab: int, *, tolerance: float = 1e-4) -> None:
-    """Everything that `Denoiser` promises, up to `tolerance` in logits; tokens 0 to vocab - 1 are fed to it."""
+    """Everything that `Denoiser` promises, its `caches` and `block` too, up to `tolerance` in logits.
+
+    Tokens 0 to vocab - 1 are fed to it.
+    """
     B, T = 3, 12
     tokens = torch.arange(B * T).reshape(B, T) * 7 % vocab
     attention = torch.ones_like(tokens, dtype=torch.bool)
@@ -121,11 +125,35 @@ def check_denoiser(denoiser: Denoiser, vocab: int, *, tolerance: float = 1e-4) -
         _hold(close(denoiser(other, attention, where), logits), "padding is never attended")
         second = denoiser(tokens[1:2, 4:], attention[1:2, 4:], torch.arange(T - 4))
         _hold(close(second, logits[where // T == 1]), "left padding changes nothing")
-        other = tokens.clone()
-        other[:, -1] = (other[:, -1] + 1) % vocab
-        first = torch.tensor([0])
-        seen = (denoiser(other, attention, first) - denoiser(tokens, attention, first)).abs().max()
-        _hold(float(seen) > 0.0, "every position sees later ones (no causal mask)")
+        place = torch.arange(T)
+        block = trait(denoiser, "block", T)
+        number = (place - attention.int().argmax(1, keepdim=True)) // block
+        for column in (T - 2, T - 1):  # one of them is not the first of its block
+            other = tokens.clone()
+            other[:, column] = (other[:, column] + 1) % vocab
+            seen = torch.zeros(B * T)
+            seen[where] = (denoiser(other, attention, where) - logits).abs().amax(1).float()
+            earlier = (number == number[:, column, None]) & (place < column) & attention
+            changed = seen.view(B, T)[earlier]
+            _hold(
+                not len(changed) or float(changed.max()) > 0.0, "positions see later ones of a block (no causal mask)"
+            )
+            hidden = seen.view(B, T)[number < number[:, column, None]]
+            _hold(not len(hidden) or float(hidden.max()) <= tolerance, "no position sees later blocks")
+        if trait(denoiser, "caches", ()):
+            store = KeyValues(B, T)
+            every = denoiser(tokens, attention, where, None, Window(place.repeat(B, 1), store))
+            _hold(close(every, logits), "a window of all columns gives the same logits")
+            columns = torch.arange(4, 4 + B)[:, None] + torch.arange(5)
+            inside = torch.isin(where, columns + T * torch.arange(B)[:, None])
+            outside = torch.ones_like(attention).scatter(1, columns, False)
+            other = torch.where(outside, (tokens + 1) % vocab, tokens)
+            some = denoiser(other, attention, where[inside], None, Window(columns, store))
+            _hold(close(some, logits[inside]), "outside of its window only the store is read")
+            rows = torch.tensor([2, 1])
+            inside = (where >= T) & (where < 2 * T) & inside  # row 1, now the second of two
+            some = denoiser(tokens[rows], attention[rows], where[inside], None, Window(columns[rows], store.part(rows)))
+            _hold(close(some, logits[inside]), "a window may be of some rows of a store")
     _hold(torch.equal(state, torch.random.get_rng_state()), "global random state is not touched")
 
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from igpo_sampling.cache import Window
+
 Result = TypeVar("Result")
 
 HEAD_ROWS = 16
@@ -84,8 +86,17 @@ class LLaDABlock(nn.Module):
         self.attn_out = linear(d, d)
         self.ff_proj, self.up_proj, self.ff_out = linear(d, inner), linear(d, inner), linear(inner, d)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
-        """x (B, T, d); rotation cos and sin (T, d / heads); visible (B, 1, 1, T) bool, None = all -> (B, T, d)."""
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        visible: Tensor | None,
+        keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """x (B, W, d); rotation cos and sin (..., W, d / heads); visible (B, 1, 1, T) bool, None = all -> (B, W, d).
+
+        `keep` puts the keys and values of the W columns into a store and returns those of all T.
+        """
         h = self.attn_norm(x)
         heads = (
             part.unflatten(2, (-1, self.width)).transpose(1, 2)
@@ -93,6 +104,8 @@ class LLaDABlock(nn.Module):
         )
         q, k, v = heads
         q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if keep is not None:
+            k, v = keep(k, v)
         grouped = q.shape[1] != k.shape[1]
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=grouped)
         x = x + self.attn_out(h.transpose(1, 2).flatten(2))
@@ -105,6 +118,7 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
     """A bidirectional transformer that says what stands at each position; follows `igpo_sampling.denoiser.Denoiser`."""
 
     config_class = LLaDAConfig
+    caches = ("prefix", "dual")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["LLaDABlock"]  # noqa: RUF012
@@ -127,17 +141,22 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
         attention: Tensor,
         where: Tensor,
         read: Callable[[Callable[[Tensor], Tensor], Tensor], Result] | None = None,
+        window: Window | None = None,
     ) -> Tensor | Result:
         """tokens (B, T) long, attention (B, T) bool, where (N,) flat row-major -> logits (N, V), or what `read` returns."""
         part: Any = self.model["transformer"]
-        x = part.wte(tokens)
-        rotation = rotation_of(tokens.shape[1], self.config, x)
+        x = part.wte(tokens if window is None else tokens.gather(1, window.columns))
+        cos, sin = rotation_of(tokens.shape[1], self.config, x)
+        if window is not None:
+            cos, sin = cos[window.columns][:, None], sin[window.columns][:, None]
+            where = window.locate(where, tokens.shape[1])
         visible = None if attention.all() else attention[:, None, None, :]
-        for block in part.blocks:
+        for layer, block in enumerate(part.blocks):
             if block.gradient_checkpointing and torch.is_grad_enabled():
-                x = block._gradient_checkpointing_func(block.__call__, x, rotation, visible)
+                x = block._gradient_checkpointing_func(block.__call__, x, (cos, sin), visible)
             else:
-                x = block(x, rotation, visible)
+                keep = None if window is None else partial(window.store.put, layer, window.columns)
+                x = block(x, (cos, sin), visible, keep)
         hidden = part.ln_f(x.flatten(0, 1).index_select(0, where))
         return self.head(hidden) if read is None else read(self.head, hidden)
 
