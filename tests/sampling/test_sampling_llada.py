@@ -254,15 +254,25 @@ def test_a_model_without_a_mask_token_is_refused(tmp_path):
         LLaDA(path=str(tmp_path), mask_id=3)()
 
 
-def test_the_mask_token_may_be_named_by_an_option(folder):
+def test_the_mask_token_is_that_of_the_option_the_config_or_the_tokenizer(folder):
     change(folder / "config.json", mask_token_id=None, pad_token_id=None)
+    assert LLaDA(path=str(folder))().mask_id == 29
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    names = {"<mask>": "<none>", "<pad>": "<fill>"}
+    tokens["added_tokens"] = [
+        {**each, "content": names.get(each["content"], each["content"])} for each in tokens["added_tokens"]
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
+    change(folder / "tokenizer_config.json", mask_token=None, pad_token=None)
     with pytest.raises(ValueError, match="has no mask token"):
         LLaDA(path=str(folder))()
-    loaded = LLaDA(path=str(folder), mask_id=29)()
-    assert loaded.mask_id == 29
+    loaded = LLaDA(path=str(folder), mask_id=3)()
+    assert loaded.mask_id == 3
     assert loaded.pad_id == loaded.eos_id, "LLaDA pads with EOS"
     loaded.save(folder)
-    assert LLaDA(path=str(folder))().mask_id == 29
+    assert LLaDA(path=str(folder))().mask_id == 3
+    with pytest.raises(ValueError, match="mask_id = 32 lies outside of the model's 32 tokens"):
+        LLaDA(path=str(folder), mask_id=32)()
 
 
 def rewritten(folder: Path, change: Any) -> None:

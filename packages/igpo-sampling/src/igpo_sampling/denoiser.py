@@ -59,6 +59,9 @@ class Loaded:
     """Full paths of every linear layer but the output head: the LoRA targets."""
     save: Callable[[Path], None]
     """Write weights, config and tokenizer to a directory that the same family loads again."""
+    block: int | None = None
+    """Tokens of a block-causal model's block, None for all others. A hint in a later block cannot be seen there: hints
+    reach their own and later blocks only."""
 
 
 class Model(Protocol):

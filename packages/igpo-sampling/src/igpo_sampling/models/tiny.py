@@ -8,6 +8,7 @@ matrices elsewhere, and rotations that tell neighbours apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
@@ -52,13 +53,13 @@ class Tiny:
         seed: int = 0,
     ) -> Loaded:
         """A model for `vocabulary` (None: bytes); its weights depend on the seed and on nothing else."""
-        from igpo_sampling.models.llada import LLaDA, ready
+        from igpo_sampling.models.llada import LLaDA
 
         if self.path is not None:
             return LLaDA(path=self.path)(device=device, dtype=dtype)
         import torch
 
-        from igpo_sampling.models import tokenizers
+        from igpo_sampling.models import checkpoints, tokenizers
         from igpo_sampling.models.llada_network import LLaDAConfig, LLaDAForDiffusion
 
         tokenizer = tokenizers.utf8() if vocabulary is None else tokenizers.words(vocabulary)
@@ -90,4 +91,5 @@ class Tiny:
             tokens = network.get_input_embeddings().weight
             tokens.normal_(0.0, self.embedding_std, generator=generator)
             tokens += self.embedding_std * torch.randn(self.width, generator=generator)
-        return ready(network.to(device=device, dtype=dtype), tokenizer)
+        checkpoint = checkpoints.Checkpoint(folder=Path(), settings=config.to_dict(), tokenizer=tokenizer)
+        return checkpoints.ready(network.to(device=device, dtype=dtype), checkpoint, mask_id=tokenizer.mask_token_id)
