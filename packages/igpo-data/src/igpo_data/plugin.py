@@ -10,9 +10,19 @@ def igpo_tasks() -> dict[str, str]:
     return {
         "lists": "igpo_data.tasks.lists:Lists",
         "gsm8k": "igpo_data.tasks.gsm8k:GSM8K",
+        "metamath": "igpo_data.tasks.metamath:MetaMath",
+        "math500": "igpo_data.tasks.benchmarks:Math500",
+        "minerva": "igpo_data.tasks.benchmarks:Minerva",
+        "amc": "igpo_data.tasks.benchmarks:AMC",
+        "openr1-math": "igpo_data.tasks.openr1:OpenR1Math",
+        "countdown": "igpo_data.tasks.countdown:CountdownProblems",
+        "sudoku": "igpo_data.tasks.sudoku:SudokuProblems",
         "procedural": "igpo_data.tasks.procedural:Procedural",
+        "code": "igpo_data.tasks.code:Code",
         "jsonl": "igpo_data.tasks.jsonl:Jsonl",
         "huggingface": "igpo_data.tasks.huggingface:HuggingFace",
+        "select": "igpo_data.tasks.select:Select",
+        "mixture": "igpo_data.tasks.mixture:Mixture",
     }
 
 

@@ -54,7 +54,8 @@ class TaskSource(Protocol):
     """Plug-in kind `task`: a frozen attrs class whose fields are its options.
 
     May have `vocabulary() -> Sequence[str]`: the closed set of words of its prompts and traces, for models that are
-    trained from nothing; without it such a model reads bytes.
+    trained from nothing; without it such a model reads bytes. May have the class attributes `splits`, a tuple of names,
+    and `hub`, the data set's name there: `igpo data list` shows them.
     """
 
     def __call__(self, split: str) -> Sequence[Task] | Iterable[Task]:

@@ -58,6 +58,8 @@ class Lists:
     rare_share: float = field(default=0.03, validator=[validators.ge(0.0), validators.le(1.0)])
     """Chance of a step of an "sft" problem to be a rare operation (8 : 4 : 2 : 1 for zip, cut, mix, fold)."""
 
+    splits = SPLITS
+
     def __call__(self, split: str) -> list[Task]:
         """The problems of a split, all different, the same ones at every call."""
         sizes = dict(

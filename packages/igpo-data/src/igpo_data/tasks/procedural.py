@@ -1,7 +1,7 @@
 """Generated problems without end, from reasoning-gym: by name, and with worked solutions for `gsm_symbolic`.
 
-Only reference answers are used. reasoning-gym's own scorers give partial credit, accept garbage in places and parse the
-text of the model as code in others, so they are no judge here.
+A task carries its entry, so that the verifier `reasoning-gym` can ask the data set's own scorer. Those scorers give partial
+credit and accept garbage in places: where answers are unique, `math` or `exact` is the better judge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from attrs import field, frozen, validators
 from igpo_data.extraction import locate_answers
 from igpo_data.task import Task
 
-SPLITS = ("train", "test")
 BROKEN_TEMPLATES = frozenset((32, 35, 37, 61, 63, 65, 74, 76, 77, 79, 86, 87, 90, 97, 98))
 # Of gsm_symbolic; marked there as needing a fix.
 ATTEMPTS = 4
@@ -30,7 +29,7 @@ class Procedural:
     """Generated problems of reasoning-gym; gsm_symbolic resembles GSM8K and has worked solutions."""
 
     dataset: str = "gsm_symbolic"
-    """Name of the data set in reasoning-gym; choose one whose answers are unique."""
+    """Name of the data set in reasoning-gym."""
     seed: int = 0
     """Another seed generates other problems."""
     train_problems: int = field(default=10_000, validator=[validators.ge(1), validators.le(1_000_000)])
@@ -38,10 +37,15 @@ class Procedural:
     test_problems: int = field(default=512, validator=[validators.ge(1), validators.le(1_000_000)])
     """Held-out problems in the split "test"; none of them is in "train"."""
 
+    splits = ("train", "test")
+
     def __call__(self, split: str) -> list[Task]:
-        """The problems of a split, all different, the same ones at every call; fewer where there are no more."""
-        if split not in SPLITS:
-            raise ValueError(f"procedural has no split {split!r}; it has {', '.join(SPLITS)}")
+        """The problems of a split, all different, the same ones at every call; fewer where there are no more.
+
+        meta: dataset and entry (question, answer, metadata). An answer that only the scorer knows is "".
+        """
+        if split not in self.splits:
+            raise ValueError(f"procedural has no split {split!r}; it has {', '.join(self.splits)}")
         with _randomness_kept():
             held_out = {task.prompt: task for task in self._generate("test", self.test_problems, frozenset())}
             if split == "test":
@@ -70,11 +74,7 @@ class Procedural:
                 return
 
     def _task(self, entry: dict[str, Any], key: str) -> Task:
-        answer = entry["answer"]
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError(
-                f"reasoning-gym's {self.dataset!r} has no reference answers, only a scorer; choose another data set"
-            )
+        answer = str(entry["answer"] or "").strip()
         trace = entry["metadata"].get("answer_cot")
         return Task(
             key=key,
@@ -82,6 +82,7 @@ class Procedural:
             answer=answer,
             trace=trace,
             answer_spans=locate_answers(trace, answer) if trace else (),
+            meta={"dataset": self.dataset, "entry": entry},
         )
 
 

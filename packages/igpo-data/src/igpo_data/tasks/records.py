@@ -5,17 +5,15 @@ Whatever is wrong with a row is said with its place and the column, because data
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen, validators
 
 from igpo_data.extraction import extract_answer, locate_answers
 from igpo_data.task import Task
+from igpo_data.tasks.files import Row
 
 
 def pattern_error(pattern: str | None) -> str | None:
@@ -31,81 +29,83 @@ def pattern_error(pattern: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Columns:
-    """Which columns of a row hold what."""
+    """Which columns of a row hold what; of several names for a column the first that a row has is read."""
 
-    prompt: str
-    answer: str
+    prompt: str | tuple[str, ...]
+    answer: str | tuple[str, ...]
     trace: str | None = None
+    """A row whose column is null or empty has no trace."""
     key: str | None = None
     answer_pattern: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    extra: tuple[str, ...] = ()
+    """Columns that are kept in `meta`, where a row has them."""
+    lenient: bool = False
+    """Rows may lack the columns of trace and key."""
 
     def __attrs_post_init__(self) -> None:
         if error := pattern_error(self.answer_pattern):
             raise ValueError(error)
 
-    def tasks(self, rows: Iterable[tuple[str, Mapping[str, Any]]], source: str) -> list[Task]:
-        """One task a row; rows come with the place that errors name. `source` starts the keys of rows without one."""
-        return [self._task(row, place, f"{source}/{index}") for index, (place, row) in enumerate(rows)]
+    def tasks(self, rows: Iterable[Row], source: str) -> Iterator[Task]:
+        """One task a row. `source` starts the keys of rows without one; ValueError where a key occurs twice."""
+        seen: dict[str, str] = {}
+        for index, (place, row) in enumerate(rows):
+            task = self.task(row, place, f"{source}/{index}")
+            if self.key and seen.setdefault(task.key, place) != place:
+                raise ValueError(
+                    f"{place}: the key {task.key[:80]!r} of column {self.key!r} was that of {seen[task.key]} already; keys "
+                    "are unique. Name another column, or none to use the place in the file."
+                )
+            yield task
 
-    def _task(self, row: Mapping[str, Any], place: str, key: str) -> Task:
-        answer = _text(row, self.answer, "answer", place)
-        trace = _text(row, self.trace, "trace", place) if self.trace else None
+    def task(self, row: Mapping[str, Any], place: str, key: str) -> Task:
+        """The task of one row; `key` where no column holds one."""
+        name = _column(row, self.answer, "answer", place)
+        answer = _text(row, name, "answer", place)
+        trace = self._optional(row, self.trace, "trace", place)
         if self.answer_pattern:
             found = re.findall(self.answer_pattern, answer)
             if not found:
                 raise ValueError(
-                    f"{place}: column {self.answer!r} does not match answer_pattern = {self.answer_pattern!r}: "
-                    f"{answer[-80:]!r}"
+                    f"{place}: column {name!r} does not match answer_pattern = {self.answer_pattern!r}: {answer[-80:]!r}"
                 )
             answer = found[-1]
-        elif self.answer == self.trace:
+        elif name == self.trace:
             stated = extract_answer(answer)
             if stated is None:
                 raise ValueError(
-                    f"{place}: column {self.answer!r} is the worked solution, but states no answer as \\boxed{{...}}, after "
+                    f"{place}: column {name!r} is the worked solution, but states no answer as \\boxed{{...}}, after "
                     "#### or after 'The answer is'; set answer_pattern"
                 )
             answer = stated
         return Task(
-            key=_text(row, self.key, "key", place) if self.key else key,
-            prompt=_text(row, self.prompt, "prompt", place),
+            key=self._optional(row, self.key, "key", place) or key,
+            prompt=_text(row, _column(row, self.prompt, "prompt", place), "prompt", place),
             answer=answer.strip(),
             trace=trace,
             answer_spans=locate_answers(trace, answer, self.answer_pattern) if trace else (),
+            meta={name: row[name] for name in self.extra if row.get(name) is not None},
         )
 
-
-def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects of a .jsonl or .jsonl.gz file, each with its file and line; empty lines are skipped."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error}); one object a line is needed") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: a JSON {type(row).__name__} instead of an object with columns")
-            yield f"{path}:{number}", row
+    def _optional(self, row: Mapping[str, Any], column: str | None, role: str, place: str) -> str | None:
+        if column is None or (self.lenient and column not in row):
+            return None
+        _column(row, column, role, place)
+        if row[column] is None and role == "trace":
+            return None
+        return _text(row, column, role, place) or None
 
 
-def split_file(path: Path, split: str) -> Path:
-    """The file of a split: `path` itself, with {split} filled in, or SPLIT.jsonl(.gz) in the folder `path`."""
-    filled = Path(str(path).replace("{split}", split)).expanduser()
-    if filled.is_file():
-        return filled
-    names = [filled / f"{split}{suffix}" for suffix in (".jsonl", ".jsonl.gz")] if filled.is_dir() else []
+def _column(row: Mapping[str, Any], names: str | tuple[str, ...], role: str, place: str) -> str:
+    names = (names,) if isinstance(names, str) else names
     for name in names:
-        if name.is_file():
+        if row.get(name) is not None or (name in row and len(names) == 1):
             return name
-    wanted = " or ".join(map(str, names)) or str(filled)
-    raise FileNotFoundError(f"no data for the split {split!r}: {wanted} does not exist")
+    wanted = " or ".join(map(repr, names))
+    raise ValueError(f"{place}: no column {wanted} for the {role}; it has {', '.join(map(repr, row))}")
 
 
 def _text(row: Mapping[str, Any], column: str, role: str, place: str) -> str:
-    if column not in row:
-        raise ValueError(f"{place}: no column {column!r} for the {role}; it has {', '.join(map(repr, row))}")
     value = row[column]
     if isinstance(value, str):
         return value
