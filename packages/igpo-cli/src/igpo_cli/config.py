@@ -221,7 +221,8 @@ class Draft:
                 elif not layer.inherited:
                     raise self._unknown(table, key, layer.origin, value, kind)
         for origin, keys in dropped.items():
-            self.notes.append(f"[{path}] {', '.join(keys)} of {origin} dropped: not meant for '{table.name}'")
+            whose = "the flags" if origin == FLAG else origin
+            self.notes.append(f"[{path}] {', '.join(keys)} of {whose} dropped: not meant for '{table.name}'")
         for key, stack in stacks.items():
             table.cells[key] = stack[-1][0].origin, self._value(_join(path, key), table.options[key], stack)
         return table
@@ -383,9 +384,18 @@ class Config:
         return tomli_w.dumps(self.values)
 
 
-def resolve(preset: str | None, file: Path | None, flags: Mapping[str, Any], catalogue: Catalogue) -> Config:
-    """Everything that a run was told, checked. `flags`: dotted path -> value, or its text as it was typed."""
-    draft = Draft(sources(preset, file, flags), catalogue)
+def resolve(
+    preset: str | None,
+    file: Path | None,
+    flags: Mapping[str, Any],
+    catalogue: Catalogue,
+    over: Sequence[Source] = (),
+) -> Config:
+    """Everything that a run was told, checked. `flags`: dotted path -> value, or its text as it was typed.
+
+    What is `over` the flags comes from the command itself.
+    """
+    draft = Draft([*sources(preset, file, flags), *over], catalogue)
     build = Builder(catalogue)
     top = draft.tables.pop("")
     for path, table in draft.tables.items():

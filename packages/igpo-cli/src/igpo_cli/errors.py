@@ -56,6 +56,11 @@ def warn(message: str) -> None:
     _print("warning:", "bold yellow", message)
 
 
+def note(message: str) -> None:
+    """A line on stderr about what was understood; nothing is wrong."""
+    _print("note:", "bold", message)
+
+
 def report(error: BaseException, verbose: bool) -> int:
     """Print the error, with its traceback if `verbose`; the exit code of the process."""
     if verbose and not isinstance(error, KeyboardInterrupt):

@@ -233,15 +233,25 @@ def _shown(phase: str, step: int, total: int) -> bool:
 # The canvas ------------------------------------------------------------------------------------------------------------
 
 
-def drawn(texts: Sequence[str], blank: Sequence[bool], given: Sequence[bool], *, plain: bool = False) -> Text:
-    """One row of a canvas: given tokens coloured, blanks as a dim dot that keeps the space before it."""
+BLANK, END = "·.", "▪|"
+"""How a blank and an EOS token are drawn: where there is Unicode, and where there is only ASCII."""
+NEW = "green"
+"""Tokens of the latest step."""
+
+
+def drawn(texts: Sequence[str], look: Sequence[str], *, plain: bool = False) -> Text:
+    """One row of a canvas. `look` says of each token: "hint", "new" (both coloured), "blank", "end" (dim signs) or "".
+
+    Signs keep the space before them.
+    """
+    signs = {"blank": BLANK[plain], "end": END[plain]}
     canvas = Text()
-    for text, empty, hint in zip(texts, blank, given, strict=True):
-        if empty:
-            space = text[: len(text) - len(text.lstrip())]
-            canvas.append(space).append("." if plain else "·", "dim")
+    for text, kind in zip(texts, look, strict=True):
+        if kind in signs:
+            canvas.append(text[: len(text) - len(text.lstrip())]).append(signs[kind], "dim")
         else:
-            canvas.append_text(marked([text], [hint]))
+            token = marked([text], [kind == "hint"])
+            canvas.append_text(token if kind != "new" else Text(token.plain, NEW))
     return canvas
 
 
@@ -251,29 +261,61 @@ def watch(
     given: Tensor,
     *,
     mask_id: int,
+    eos_id: int | None = None,
     pause: float = 0.0,
+    title: str = "",
+    prompts: Sequence[str] = (),
     console: Console | None = None,
 ) -> Iterator[Callable[[int, Tensor], None]]:
     """A sampler's `watch` callback that draws its rows live: (step, tokens (B, T)), of which the last L are drawn.
 
     given: (B, L) bool, True on hint tokens. `pause` seconds after each step, for models faster than the eye.
-    On a pipe every step of the first row is a line.
+    On a pipe every step of the first row is a line. On a terminal the picture goes at the end.
     """
     console = console or tolerant_console()
-    width = given.shape[1]
-    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-    rows = max(1, min(given.shape[0], (console.height - 2) // 3)) if live else 1
+    width, hints = given.shape[1], given.tolist()
+    live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    plain = console.options.ascii_only
+    blank = [[not hint for hint in row] for row in hints]
+
+    def canvas(row: int, ids: list[int]) -> Text:
+        looks = []
+        for at, token in enumerate(ids):
+            look = "hint" if hints[row][at] else "blank" if token == mask_id else "end" if token == eos_id else ""
+            looks.append("new" if not look and live and blank[row][at] else look)
+            blank[row][at] = look == "blank"
+        return drawn(pieces(decode, ids), looks, plain=plain)
+
+    def picture(step: int, rows: Sequence[list[int]]) -> Iterator[Text]:
+        left = sum(ids.count(mask_id) for ids in rows)
+        yield Text.assemble(
+            (f"{title}  " if title else "", "bold blue"),
+            (f"step {step}, {left} blanks left, ", "dim"),
+            ("new", NEW),
+            " ",
+            ("hint", HINT),
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        room = console.height - 2
+        for row, ids in enumerate(rows):
+            lines = list(canvas(row, ids).wrap(console, console.width))
+            if row and room < len(lines) + 1:
+                yield Text(f"and {len(rows) - row} more", "dim")
+                return
+            if prompts:
+                yield Text(visible(prompts[row]).partition("\n")[0], "bold", no_wrap=True, overflow="ellipsis")
+            first = next((at for at, line in enumerate(lines) if BLANK[plain] in line.plain), 0)
+            start = max(0, min(first - 1, len(lines) - room))
+            yield Text("\n").join(lines[start : start + room])
+            room -= len(lines) + bool(prompts)
 
     def show(step: int, tokens: Tensor) -> None:
-        canvases = []
-        for ids, hints in zip(tokens[:rows, -width:].tolist(), given[:rows].tolist(), strict=True):
-            canvases.append(
-                drawn(pieces(decode, ids), [token == mask_id for token in ids], hints, plain=console.options.ascii_only)
-            )
+        rows = tokens[:, -width:].tolist()
         if live is None:
-            console.print(Text(f"step {step}: ") + canvases[0], soft_wrap=True)
+            console.print(Text(f"{title} step {step}: ".lstrip()) + canvas(0, rows[0]), soft_wrap=True)
             return
-        live.update(Group(Text(f"step {step}", "dim"), *canvases), refresh=True)
+        live.update(Group(*picture(step, rows)), refresh=True)
         if pause:
             time.sleep(pause)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
-from attrs import NOTHING, define, field, frozen
+from attrs import NOTHING, define, evolve, field, frozen
 
 from igpo_cli import errors
 
 if TYPE_CHECKING:
+    from igpo_cli.config import Source
     from igpo_cli.plugins import Catalogue
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -62,7 +63,12 @@ class App(typer.Typer):
 
 
 def config_command(
-    app: App, name: str, *, tables: Sequence[str] | None = None, preset: str | None = "tiny"
+    app: App,
+    name: str,
+    *,
+    tables: Sequence[str] | None = None,
+    preset: str | None = "tiny",
+    vary: tuple[str, str] | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a command whose options are those of a run.
 
@@ -74,6 +80,9 @@ def config_command(
     itself adds the argument FILE.toml, --preset, --plugin and the flags of every table. `name` may have two words, of
     which the first is a group made by `app.group`. `tables` are the ones that --help shows (default: all; "" is the top
     level, "eval" every [eval.NAME]); the others' flags work all the same. Without FILE and --preset, `preset` is taken.
+
+    `vary=("compare", "sampler")`: the function's own --compare A,B names samplers, and instead of one `Config` the
+    function gets a dict of them by these names ("" without --compare). Each takes the options that its plug-in has.
     """
     words = name.split()
     parent = app.group(words[0], "") if len(words) > 1 else app
@@ -81,9 +90,18 @@ def config_command(
     def declare(function: Function) -> Function:
         own = own_parameters(function)
         flags: dict[str, Flag] = {}
+        varied: dict[str, tuple[Source, ...]] = {"": ()}
         if list(app.argv[: len(words)]) == words:
             reading = Reading.of(app.argv[len(words) :], own)
-            flags = {flag.parameter.name: flag for flag in narrowed(app.catalogue, reading, preset, tables)}
+            varied = variants(reading, *vary) if vary else varied
+            found = {
+                (flag.path, flag.off): flag
+                for over in reversed(varied.values())  # the first one's values are shown
+                for flag in narrowed(app.catalogue, reading, preset, tables, over)
+            }
+            for number, flag in enumerate(found.values()):
+                parameter = flag.parameter.replace(name=f"flag_{number}")
+                flags[parameter.name] = evolve(flag, parameter=parameter)
 
         def command(
             *, config_file: Path | None, config_preset: str | None, config_plugins: list[str], **values: Any
@@ -98,8 +116,9 @@ def config_command(
             if config_plugins:
                 given["plugins"] = config_plugins
             chosen = config_preset or (None if config_file else preset)
-            config = resolve(chosen, config_file, given, app.catalogue)
-            function(config, **{key: value for key, value in values.items() if key not in flags})
+            configs = {each: resolve(chosen, config_file, given, app.catalogue, over) for each, over in varied.items()}
+            mine = {key: value for key, value in values.items() if key not in flags}
+            function(configs if vary else configs[""], **mine)
 
         _sign(command, function, [*common(preset), *own, *(flag.parameter for flag in flags.values())])
         parent.command(words[-1], epilog=EPILOG)(command)
@@ -181,10 +200,12 @@ class Reading:
     preset: str | None = None
     flags: dict[str, Any] = field(factory=dict)
     """Dotted path -> text, or True where none followed."""
+    own: dict[str, Any] = field(factory=dict)
+    """The same of the command's own flags."""
 
     @classmethod
     def of(cls, words: Sequence[str], own: Sequence[inspect.Parameter]) -> Reading:
-        """Read `words`; the flags of the command's `own` parameters are left out."""
+        """Read `words`; the flags of the command's `own` parameters are kept apart."""
         from igpo_cli.config import top_level
 
         found, rest = cls(), list(words)
@@ -204,10 +225,24 @@ class Reading:
                 found.preset = value
             elif name == "plugin":
                 found.flags.setdefault("plugins", []).append(value)
-            elif f"--{name}" not in mine:
+            elif f"--{name}" in mine:
+                found.own[name] = value if equals else True
+            else:
                 table, dot, key = name.removeprefix("no-").rpartition(".")
                 found.flags[table + dot + key.replace("-", "_")] = value if equals else True
         return found
+
+
+def variants(reading: Reading, parameter: str, kind: str) -> dict[str, tuple[Source, ...]]:
+    """What --PARAMETER A,B puts over all other sources, by name: one plug-in of the kind after the other."""
+    from igpo_cli.config import Source
+
+    if parameter not in reading.own:
+        return {"": ()}
+    names = [name.strip() for name in str(reading.own[parameter]).split(",")]
+    if "" in names or reading.own[parameter] is True:
+        raise errors.UsageError(f"--{parameter} takes the names of {kind}s with commas between them, such as A,B,C")
+    return {name: (Source(f"--{parameter}", {kind: {"name": name}}),) for name in names}
 
 
 def _names(parameter: inspect.Parameter) -> Iterator[str]:
@@ -235,8 +270,14 @@ class Flag:
         return False if self.off else given
 
 
-def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables: Sequence[str] | None) -> list[Flag]:
-    """The flags of all tables, for the plug-ins that the first reading found."""
+def narrowed(
+    catalogue: Catalogue,
+    reading: Reading,
+    preset: str | None,
+    tables: Sequence[str] | None,
+    over: Sequence[Source] = (),
+) -> list[Flag]:
+    """The flags of all tables, for the plug-ins that the first reading found, or those of sources `over` it."""
     from igpo_cli.config import SHARED, Draft, flag, sources
     from igpo_cli.options import brief, describe, metavar, options
     from igpo_cli.plugins import KINDS
@@ -260,7 +301,8 @@ def narrowed(catalogue: Catalogue, reading: Reading, preset: str | None, tables:
         name = f"flag_{len(flags)}"
         flags.append(Flag(path, _parameter(name, Annotated[kind | None, option]), off))
 
-    draft = Draft(sources(reading.preset or (None if reading.file else preset), reading.file, reading.flags), catalogue)
+    found = sources(reading.preset or (None if reading.file else preset), reading.file, reading.flags)
+    draft = Draft([*found, *over], catalogue)
     for path, table in draft.tables.items():
         scope, _, name = path.rpartition(".")
         unwanted = tables is not None and not {name, scope} & {*tables}
