@@ -35,9 +35,10 @@ DEMO := runs/demo-$(SEED)
 demo: setup
 	$(BIN)/python -m evidence --folder $(DEMO) --seeds $(SEED) --arms sft,grpo,resample,igpo --report report.html
 
-# STUDIES=main,eta and ARMS=igpo,grpo and SEEDS=1,2 select; one result file per arm and seed, so a call that was cut off goes on.
+# STUDIES=main,eta and ARMS=igpo,grpo and SEEDS=1,2 select; one result file per arm and seed in
+# evidence/results, so a call that was cut off goes on and a table can be made again from what was measured.
 evidence: setup
-	$(BIN)/python -m evidence --studies $(or $(STUDIES),all) $(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) --page docs/evidence.md
+	$(BIN)/python -m evidence --studies $(or $(STUDIES),all) $(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) --results evidence/results --page docs/evidence.md
 
 # Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
 test test-all: export OMP_NUM_THREADS ?= 1

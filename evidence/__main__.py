@@ -80,19 +80,31 @@ def summary(run: Path) -> dict[str, object]:
 class Plan:
     """One experiment: where it lives and how long its runs are."""
 
-    def __init__(self, folder: Path, preset: str, steps: int | None, overrides: Sequence[str]) -> None:
-        self.folder, self.preset, self.steps, self.overrides = folder, preset, steps, list(overrides)
+    def __init__(self, folder: Path, results: Path, preset: str, steps: int | None, overrides: Sequence[str]) -> None:
+        self.folder, self.kept, self.preset, self.steps, self.overrides = (
+            folder,
+            results,
+            preset,
+            steps,
+            list(overrides),
+        )
 
     def run(self, arm: str, seed: int) -> Path:
         return self.folder / "runs" / f"{arm}-{seed}"
 
     def result(self, arm: str, seed: int) -> Path:
-        return self.folder / "results" / f"{arm}-{seed}.json"
+        return self.kept / f"{arm}-{seed}.json"
+
+    def done(self, arm: str, seed: int) -> bool:
+        return self.result(arm, seed).exists()
+
+    def start(self, arms: Sequence[str], seed: int) -> None:
+        """Make the seed's SFT checkpoint, where an arm still needs it."""
+        if not (self.run("sft", seed) / "model").exists() and not all(self.done(arm, seed) for arm in arms):
+            self.train("sft", seed)
 
     def train(self, arm: str, seed: int) -> None:
-        """Run one arm of one seed, unless its result is there."""
-        if self.result(arm, seed).exists():
-            return
+        """Run one arm of one seed and keep its result."""
         run = self.run(arm, seed)
         if run.exists():  # a run that was cut off: move it aside, never overwrite
             run.rename(run.with_name(f"{run.name}.cut-{int(time.time())}"))
@@ -110,9 +122,7 @@ class Plan:
 
     def results(self, arm: str, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The finished results of an arm by seed."""
-        return {
-            seed: json.loads(self.result(arm, seed).read_text()) for seed in seeds if self.result(arm, seed).exists()
-        }
+        return {seed: json.loads(self.result(arm, seed).read_text()) for seed in seeds if self.done(arm, seed)}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -187,7 +197,8 @@ def main() -> None:
     parser.add_argument("--seeds", help="comma-separated integers (default: each study's own)")
     parser.add_argument("--steps", type=int, help="RL steps of an arm (default: the preset's)")
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--folder", type=Path, default=ROOT / "evidence" / "results")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "evidence", help="where runs are kept")
+    parser.add_argument("--results", type=Path, help="where results are kept (default: beside the runs)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time")
     parser.add_argument("--report", type=Path, help="write an HTML report of the first seed's RL arms here")
     parser.add_argument("--page", type=Path, help="write the tables into this page")
@@ -202,15 +213,18 @@ def main() -> None:
     chosen = {
         name: ([arm for arm in STUDIES[name].arms if arm in wanted], own or list(STUDIES[name].seeds)) for name in names
     }
-    plan = Plan(options.folder, options.preset, options.steps, overrides)
+    plan = Plan(options.folder, options.results or options.folder / "results", options.preset, options.steps, overrides)
 
     started = time.perf_counter()
     pairs = list(dict.fromkeys((seed, arm) for arms, seeds in chosen.values() for seed in seeds for arm in arms))
     pairs.sort(key=lambda pair: pair[0])  # stable: one seed after the other, in each the order of the studies
     with ThreadPoolExecutor(options.jobs) as pool:
-        for stage in ([(seed, "sft") for seed in dict.fromkeys(seed for seed, _ in pairs)], pairs):
-            for (seed, arm), _ in zip(stage, pool.map(lambda pair: plan.train(pair[1], pair[0]), stage), strict=True):
-                print(f"[{time.perf_counter() - started:5.0f} s] seed {seed}: {arm:12} {ARMS[arm].about}", flush=True)
+        seeds = dict.fromkeys(seed for seed, _ in pairs)
+        for _ in pool.map(lambda seed: plan.start([arm for at, arm in pairs if at == seed], seed), seeds):
+            pass
+        left = [(seed, arm) for seed, arm in pairs if not plan.done(arm, seed)]
+        for (seed, arm), _ in zip(left, pool.map(lambda pair: plan.train(pair[1], pair[0]), left), strict=True):
+            print(f"[{time.perf_counter() - started:5.0f} s] seed {seed}: {arm:12} {ARMS[arm].about}", flush=True)
 
     for name, (arms, seeds) in chosen.items():
         text = table(plan, STUDIES[name], arms, seeds)
