@@ -1,4 +1,4 @@
-"""Sudoku of four rows with exactly one solution, generated with worked solutions, or read from a file.
+"""Sudoku of four rows, generated with exactly one solution, or read from a file; with worked solutions.
 
 Puzzles are written as in d1's evaluation (arXiv 2504.12216): 16 digits, 0 for an empty cell.
 """
@@ -27,10 +27,10 @@ SIZES = [validators.ge(1), validators.le(100_000)]
 
 @frozen(kw_only=True)
 class SudokuProblems:
-    """Sudoku of four rows with one solution each, cell after cell where it is certain."""
+    """Sudoku of four rows with worked solutions, each cell filled when it is certain."""
 
     path: str | None = None
-    """Rows with Puzzle and Solution, 16 digits each: a local file or folder; none: generated."""
+    """Rows with Puzzle and Solution, 16 digits each: a local file or folder; none: generated. Theirs may have several."""
     empty: int = field(default=10, validator=[validators.ge(1), validators.le(12)])
     """Empty cells of a generated puzzle."""
     seed: int = 0
@@ -71,14 +71,16 @@ class SudokuProblems:
                 yield task
 
 
-def fill(puzzle: list[int]) -> list[tuple[int, int]] | None:
+def fill(puzzle: list[int], solution: list[int] | None = None) -> list[tuple[int, int]] | None:
     """(cell, digit) in an order in which each cell is certain when its turn comes; None where that does not solve it.
 
-    Every puzzle that these steps solve has exactly one solution.
+    Every puzzle that these steps solve has exactly one solution. Where none is certain, one is taken of `solution`.
     """
     grid, steps = list(puzzle), []
     while 0 in grid:
         step = next(_certain(grid), None)
+        if step is None and solution is not None:
+            step = grid.index(0), solution[grid.index(0)]
         if step is None:
             return None
         grid[step[0]] = step[1]
@@ -138,12 +140,8 @@ def _from_row(place: str, row: Any, key: str) -> Task:
     if not all(len(text) == CELLS and set(text) <= set("01234") for text in texts):
         raise ValueError(f"{place}: needs Puzzle and Solution, 16 digits 0 to 4 each; it has {dict(row)}")
     puzzle, solution = ([int(digit) for digit in text] for text in texts)
-    steps = fill(puzzle)
-    if steps is None:  # harder than these steps, so without a worked solution
-        return Task(
-            key=key, prompt=f"Solve the following Sudoku puzzle: {texts[0]}", answer=texts[1], meta={"puzzle": texts[0]}
-        )
+    steps = fill(puzzle, solution)
     task = _task(puzzle, steps, key) if steps else None
-    if task is None or task.answer != "".join(map(str, solution)):
+    if task is None or task.answer != texts[1]:
         raise ValueError(f"{place}: {texts[1]} is not the solution of {texts[0]}")
     return task
