@@ -11,15 +11,32 @@ from pathlib import Path
 import pytest
 
 from igpo_cli.plugins import KINDS, Catalogue, Row
-from igpo_data import Task
+from igpo_data import Exact, Math, Task
 from igpo_data import testing as data
 from igpo_rl import testing as rl
 from igpo_sampling import testing as sampling
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = Catalogue.installed()
-TWELVE = Task(key="12", prompt="How many?", answer="12", trace="5 + 7 = 12 #### 12", answer_spans=((16, 18),))
-RIGHT = {"derivation": TWELVE.trace, "change": "5 + 5 + 1 + 1"}
+TWELVE = Task(
+    key="12",
+    prompt="How many?",
+    answer="12",
+    trace="5 + 7 = 12 #### 12",
+    answer_spans=((16, 18),),
+    meta={
+        "choices": ["11", "12"],
+        "numbers": [5, 7],
+        "target": 12,
+        "entry": {"question": "How many?", "answer": "12", "metadata": {"source_dataset": "gsm_symbolic"}},
+    },
+)
+RIGHT = {
+    "derivation": TWELVE.trace,
+    "change": "5 + 5 + 1 + 1",
+    "countdown": "#### 5 + 7",
+    "json-field": '{"answer": 12}',
+}
 """What each verifier takes for right; the others read a statement of the answer."""
 CHECKS = {
     "sampler": lambda plugin, _: sampling.check_sampler(plugin),
@@ -31,7 +48,13 @@ CHECKS = {
     "verifier": lambda plugin, name: data.check_verifier(plugin, TWELVE, right=[RIGHT.get(name, "#### 12")]),
 }
 """Models and task sources need files or minutes; their packages check them."""
-OPTIONS = {"sampler": {"block": 4}}
+OPTIONS = {
+    "sampler": {"block": 4},
+    "regex": {"pattern": "#### {answer}$"},
+    "all-of": {"parts": (Math(), Exact())},
+    "weighted": {"parts": (Math(), Exact()), "weights": (1.0, 0.5)},
+}
+"""By kind or by name."""
 
 
 def rows(*kinds: str) -> list[object]:
@@ -46,7 +69,7 @@ def test_every_plugin_loads_and_all_kinds_are_there() -> None:
 
 @pytest.mark.parametrize("row", rows(*CHECKS))
 def test_a_plugin_keeps_the_promises_of_its_kind(row: Row) -> None:
-    plugin = CATALOGUE.load(row.kind, row.name)(**OPTIONS.get(row.kind, {}))
+    plugin = CATALOGUE.load(row.kind, row.name)(**OPTIONS.get(row.name, OPTIONS.get(row.kind, {})))
     CHECKS[row.kind](plugin, row.name)
 
 

@@ -15,40 +15,45 @@ import pytest
 from igpo_data.pool import Pool, Worker
 
 
+def words(pool: Pool, pairs: list[tuple[str, str]]) -> list[str]:
+    """What the pool says of each pair: equal, different, or why it cannot say."""
+    return [reply.note or ("equal" if reply.value else "different") for reply in pool.check(pairs)]
+
+
 def test_a_worker_is_killed_by_its_own_clock_and_replaced() -> None:
-    pool = Pool(workers=1, seconds=0.5, memory=1024)
-    assert pool.check([("x+1", "1+x")]) == ["equal"]
+    pool = Pool("algebra", workers=1, seconds=0.5, memory=1024)
+    assert words(pool, [("x+1", "1+x")]) == ["equal"]
     started = time.monotonic()
-    assert pool.check([("12", "9^{9^{9^{9}}}"), ("x+2", "2+x")]) == ["timeout", "equal"]
+    assert words(pool, [("12", "9^{9^{9^{9}}}"), ("x+2", "2+x")]) == ["timeout", "equal"]
     assert time.monotonic() - started < 15
-    # A process that is gone, as after an out-of-memory kill, is replaced too.
+    # A process that somebody else ended is replaced, and its question asked again.
     process = pool._workers[0]._process
     assert process is not None
     os.killpg(process.pid, signal.SIGKILL)
-    assert pool.check([("x+3", "3+x")]) in (["equal"], ["timeout"])
-    assert pool.check([("x+4", "4+x")]) == ["equal"]
+    assert words(pool, [("x+3", "3+x")]) == ["equal"]
+    assert words(pool, [("x+4", "4+x")]) == ["equal"]
     pool.close()
     assert process.poll() is not None
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads the limits of a process from /proc")
 def test_memory_is_limited() -> None:
-    pool = Pool(workers=1, seconds=5.0, memory=500)
-    assert pool.check([("x+1", "1+x")]) == ["equal"]
+    pool = Pool("algebra", workers=1, seconds=5.0, memory=500)
+    assert words(pool, [("x+1", "1+x")]) == ["equal"]
     process = pool._workers[0]._process
     assert process is not None
     (line,) = re.findall("Max address space +(\\d+)", Path(f"/proc/{process.pid}/limits").read_text())
     assert int(line) == 500 * 2**20
     pool.close()
     # Where even the first check does not fit, it fails without taking the pool down.
-    pool = Pool(workers=1, seconds=5.0, memory=50)
-    assert pool.check([("x+1", "1+x")])[0] in ("memory", "error", "different")
+    pool = Pool("algebra", workers=1, seconds=5.0, memory=50)
+    assert words(pool, [("x+1", "1+x")])[0] in ("memory", "error", "different")
     pool.close()
 
 
 def test_a_reply_that_nobody_waited_for_is_never_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(seconds=5.0, memory=1024)
-    assert worker.ask("x+1", "1+x") == "equal"
+    worker = Worker("algebra", seconds=5.0, memory=1024)
+    assert worker.ask('["x+1", "1+x"]').value is True
     process = worker._process
     assert process is not None
 
@@ -60,18 +65,18 @@ def test_a_reply_that_nobody_waited_for_is_never_taken_for_another(monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr("igpo_data.pool._exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            worker.ask("x+2", "2+x")
+            worker.ask('["x+2", "2+x"]')
     assert process.poll() is not None
-    assert worker.ask("x+3", "x+4") == "different"
+    assert worker.ask('["x+3", "x+4"]').value is False
     worker.close()
 
 
 def test_settled_pairs_are_not_asked_again() -> None:
-    pool = Pool(workers=2, seconds=1.0, memory=1024)
+    pool = Pool("algebra", workers=2, seconds=1.0, memory=1024)
     pairs = [("x+1", "1+x"), ("x+1", "2+x")] * 20
-    assert pool.check(pairs) == ["equal", "different"] * 20
+    assert words(pool, pairs) == ["equal", "different"] * 20
     pool.close()
-    assert pool.check(pairs) == ["equal", "different"] * 20
+    assert words(pool, pairs) == ["equal", "different"] * 20
     assert all(worker._process is None for worker in pool._workers)  # nothing was started for it
     assert pool.check([]) == []
 
@@ -88,7 +93,7 @@ if len(sys.argv) > 1:
         os._exit(0)
     os.wait()
     from igpo_data.pool import shared_pool
-    print(shared_pool(1, 1.0, 1024)._workers[0]._process.pid, flush=True)
+    print(shared_pool("algebra", 1, 1.0, 1024)._workers[0]._process.pid, flush=True)
     os.kill(os.getpid(), 9)
 """
 

@@ -22,7 +22,15 @@ from .tasks.sudoku import SudokuProblems as SudokuProblems
 from .verdict import Verdict as Verdict
 from .verdict import Verifier as Verifier
 from .verdict import verify as verify
+from .verifiers.choice import Choice as Choice
+from .verifiers.combined import AllOf as AllOf
+from .verifiers.combined import Weighted as Weighted
+from .verifiers.countdown import Countdown as Countdown
 from .verifiers.derivation import Derivation as Derivation
 from .verifiers.exact import Exact as Exact
+from .verifiers.json_field import JsonField as JsonField
 from .verifiers.math import Math as Math
 from .verifiers.numeric import Numeric as Numeric
+from .verifiers.reasoning_gym import ReasoningGym as ReasoningGym
+from .verifiers.regex import Regex as Regex
+from .verifiers.sudoku import Sudoku as Sudoku

@@ -20,6 +20,8 @@ END_TAG = re.compile(r"</?(?:answer|reasoning)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?](?=\s{1,8}[A-Z])|</?(?:answer|reasoning)\b")
 CLOSING_TAG = re.compile(r"\s</[a-z]")
 UNBRACED_END = re.compile(r"[\n$<>]|\\\)|\\\]")
+BESIDE = re.compile(r"\s{0,4}\}([\\$]{0,2}[A-Za-z0-9-][^\n<>\s]{0,60})[ \t]{0,8}(?:\n|<|$)")
+# Models also write \boxed{}42; the box is alone on its line with the value beside it.
 PADDING = " \t\r\n*_:"
 # Spaces and markdown around a value: **Answer:** 12
 LONGEST = 4_000
@@ -88,6 +90,8 @@ def _box_value(text: str, box: re.Match[str]) -> tuple[int, int]:
         depth = 1
         for brace in BRACE.finditer(text, box.end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0 and (beside := BESIDE.match(text, box.end())):
+                return beside.span(1)
             if depth == 0:
                 tag = CLOSING_TAG.search(text, box.end(), brace.start())
                 return box.end(), tag.start() if tag else brace.start()
@@ -109,7 +113,8 @@ def _boxes(text: str) -> Iterator[tuple[int, int]]:
         elif brace[0] == "}" and opened:
             start = opened.pop()
             if start in boxes:
-                yield start, brace.start()
+                beside = BESIDE.match(text, start)
+                yield beside.span(1) if beside else (start, brace.start())
     for start in opened:
         if start in boxes:  # never closed: hide all that follows
             yield start, len(text)
@@ -118,11 +123,11 @@ def _boxes(text: str) -> Iterator[tuple[int, int]]:
 def _statement(text: str, mark: re.Match[str], *, hide: bool) -> tuple[int, int]:
     """The value behind a mark. To hide: the rest of the line and of any formula begun there; to read: the sentence."""
     start = mark.end()
-    while start < len(text) and text[start] in PADDING:
-        start += 1
     if mark[0].lower() == "<answer>":
         tag = END_TAG.search(text, start)
         return start, tag.start() if tag else len(text)
+    while start < len(text) and text[start] in PADDING:
+        start += 1
     end = _formula_end(text, start)
     if hide:
         return start, end

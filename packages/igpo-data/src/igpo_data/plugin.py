@@ -33,4 +33,12 @@ def igpo_verifiers() -> dict[str, str]:
         "exact": "igpo_data.verifiers.exact:Exact",
         "numeric": "igpo_data.verifiers.numeric:Numeric",
         "derivation": "igpo_data.verifiers.derivation:Derivation",
+        "choice": "igpo_data.verifiers.choice:Choice",
+        "regex": "igpo_data.verifiers.regex:Regex",
+        "json-field": "igpo_data.verifiers.json_field:JsonField",
+        "countdown": "igpo_data.verifiers.countdown:Countdown",
+        "sudoku": "igpo_data.verifiers.sudoku:Sudoku",
+        "reasoning-gym": "igpo_data.verifiers.reasoning_gym:ReasoningGym",
+        "all-of": "igpo_data.verifiers.combined:AllOf",
+        "weighted": "igpo_data.verifiers.combined:Weighted",
     }

@@ -1,8 +1,8 @@
-"""A worker process: reads pairs of answers, says whether algebra finds them equal. Run by path, never imported.
+"""A worker process: does one kind of check that may hang or eat memory. Run by path, never imported.
 
-It imports the algebra once and lets a forked child answer, which the kernel kills when a check uses up its processor
-time, even inside a big-integer operation. Arguments: processor seconds for a check, memory in MiB. A line in:
-[gold, given] as JSON. A line out: one word."""
+It imports what the job needs once and lets a forked child answer, which the kernel kills when a check uses up its
+processor time, even inside a big-integer operation. Arguments: the job, processor seconds for a check, memory in MiB.
+A line in: the job's arguments as JSON. A line out: {"value": ...} or {"note": "timeout" | "memory" | "error"}."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
+
+Job = Callable[..., Any]
 
 
-def main(seconds: float, memory: int) -> None:
+def main(job: str, seconds: float, memory: int) -> None:
     """Answers until the input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # What a library prints must not look like a verdict.
     try:
-        equal = algebra()
+        check = JOBS[job]()
     except ImportError as error:
         print(f"cannot import {error.name}", file=replies, flush=True)
         return
     print("ready", file=replies, flush=True)
     if sys.platform == "win32":  # No limits but the caller's clock.
-        return answer(equal, replies, seconds)
+        return answer(check, replies, seconds)
 
     import resource
 
@@ -34,32 +36,34 @@ def main(seconds: float, memory: int) -> None:
     while True:
         child = os.fork()
         if child == 0:
-            answer(equal, replies, seconds)
+            answer(check, replies, seconds)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             return
-        print("timeout" if os.WTERMSIG(status) == signal.SIGPROF else "memory", file=replies, flush=True)
+        note = "timeout" if os.WTERMSIG(status) == signal.SIGPROF else "memory"
+        print(json.dumps({"note": note}), file=replies, flush=True)
 
 
-def answer(equal: Callable[[str, str], bool], replies: TextIO, seconds: float) -> None:
-    """One word for every line of input."""
+def answer(check: Job, replies: TextIO, seconds: float) -> None:
+    """One reply for every line of input."""
     for line in sys.stdin:
+        reply: dict[str, Any]
         try:
             if sys.platform != "win32":
                 signal.setitimer(signal.ITIMER_PROF, seconds)
-            word = "equal" if equal(*json.loads(line)) else "different"
+            reply = {"value": check(*json.loads(line))}
         except MemoryError:
-            word = "memory"
-        except Exception:  # noqa: BLE001 - whatever algebra raises on strange text, the pair is not equal
-            word = "error"
+            reply = {"note": "memory"}
+        except Exception:  # noqa: BLE001 - whatever a library raises on strange text, the text is not right
+            reply = {"note": "error"}
         if sys.platform != "win32":
             signal.setitimer(signal.ITIMER_PROF, 0)
-        print(word, file=replies, flush=True)
+        print(json.dumps(reply), file=replies, flush=True)
 
 
-def algebra() -> Callable[[str, str], bool]:
-    """math-verify on two LaTeX strings, the reference first."""
+def algebra() -> Job:
+    """Are two LaTeX strings equal for math-verify, the reference first?"""
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Basic, Float
 
@@ -82,5 +86,85 @@ def algebra() -> Callable[[str, str], bool]:
     return equal
 
 
+def search() -> Job:
+    """The span of a regular expression in a text, or None. Backtracking may take for ever, which is why it is here."""
+    import re
+
+    def span(pattern: str, text: str) -> tuple[int, int] | None:
+        found = re.search(pattern, text)
+        return found.span() if found else None
+
+    return span
+
+
+def score() -> Job:
+    """A reasoning-gym scorer's score of a text; None where it cannot be trusted with one.
+
+    Several scorers evaluate the text as Python, themselves or through sympy. Here `eval` reads literals only.
+    """
+    import ast
+    import base64
+    import builtins
+    import pickle
+    import re
+    from functools import lru_cache
+
+    import reasoning_gym
+
+    evaluate, own, refused = builtins.eval, set[str](), []
+    hedge = re.compile(r"\b(?:not|no|never|neither|nor|or|but|either|cannot|maybe|except)\b|n't\b", re.IGNORECASE)
+
+    def hedges(text: str) -> set[str]:
+        return {word.lower() for word in hedge.findall(text)}
+
+    def literal(source: Any, *scopes: Any) -> Any:
+        if not scopes and source in own:
+            return evaluate(source)  # The problem, not the model's text.
+        if scopes or not isinstance(source, str):
+            refused.append(source)
+            raise ValueError("not evaluated")
+        return ast.literal_eval(source)
+
+    @lru_cache(maxsize=64)
+    def dataset(name: str) -> Any:
+        return reasoning_gym.create_dataset(name, seed=0, size=1)
+
+    @lru_cache(maxsize=256)
+    def load(packed: str) -> Any:
+        return pickle.loads(base64.b64decode(packed))
+
+    def strict(name: str, packed: str, text: str) -> float | None:
+        entry, scorer = load(packed), dataset(name)
+        own.clear()
+        own.update(str(value) for value in (entry["answer"], entry["question"], *entry["metadata"].values()))
+        refused.clear()
+        builtins.eval = literal
+        try:
+            value = float(scorer.score_answer(text, entry))
+        finally:
+            builtins.eval = evaluate
+        return None if refused and value != 1.0 else value
+
+    def checked(name: str, packed: str, text: str) -> float | None:
+        answer = str(load(packed)["answer"])
+        if text == answer:
+            return 1.0
+        value = strict(name, packed, text)
+        if value == 1.0 and not hedges(text) <= hedges(answer):
+            return 0.0  # "not 288" is full marks for scorers that read digits
+        if value == 1.0:
+            for nonsense in ("", "\x00", "neither here nor there", f"{text[::-1]} neither here nor there"):
+                try:
+                    if strict(name, packed, nonsense) == 1.0:
+                        return None
+                except Exception:  # noqa: BLE001 - a scorer that raises does not believe the nonsense
+                    continue
+        return value
+
+    return checked
+
+
+JOBS: dict[str, Callable[[], Job]] = {"algebra": algebra, "search": search, "score": score}
+
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

@@ -58,16 +58,15 @@ class Math:
             else:
                 verdicts.append(_verdict(bool(same), given, "too-long" if same is None else ""))
         if undecided:
-            pool = shared_pool(self.workers, self.timeout, self.memory)
-            outcomes = pool.check([(gold, given) for gold, given, _ in undecided.values()])
-            for (index, (_, _, answer)), outcome in zip(undecided.items(), outcomes, strict=True):
-                note = "" if outcome in ("equal", "different") else outcome
-                verdicts[index] = _verdict(outcome == "equal", answer, note)
+            pool = shared_pool("algebra", self.workers, self.timeout, self.memory)
+            replies = pool.check([(gold, given) for gold, given, _ in undecided.values()])
+            for (index, (_, _, answer)), reply in zip(undecided.items(), replies, strict=True):
+                verdicts[index] = _verdict(reply.value is True, answer, reply.note)
         return [verdict for verdict in verdicts if verdict is not None]
 
     def close(self) -> None:
         """Ends the worker processes; the next comparison by algebra starts new ones."""
-        shared_pool(self.workers, self.timeout, self.memory).close()
+        shared_pool("algebra", self.workers, self.timeout, self.memory).close()
 
 
 def reference(task: Task) -> str:
