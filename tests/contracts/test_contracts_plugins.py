@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from igpo_cli.plugins import KINDS, Catalogue, Row
-from igpo_data import Exact, Math, Task
+from igpo_data import Exact, Numeric, Task
 from igpo_data import testing as data
 from igpo_rl import testing as rl
 from igpo_sampling import testing as sampling
@@ -51,8 +51,8 @@ CHECKS = {
 OPTIONS = {
     "sampler": {"block": 4},
     "regex": {"pattern": "#### {answer}$"},
-    "all-of": {"parts": (Math(), Exact())},
-    "weighted": {"parts": (Math(), Exact()), "weights": (1.0, 0.5)},
+    "all-of": {"parts": (Numeric(), Exact())},
+    "weighted": {"parts": (Numeric(), Exact()), "weights": (1.0, 0.5)},
 }
 """By kind or by name."""
 

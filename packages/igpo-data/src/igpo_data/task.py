@@ -32,6 +32,7 @@ class Task:
     tests, entry_point, prefix: Python source that raises where a program is wrong; the function that it tests (where
     `tests` only defines `check(candidate)`, that is called with it); and the code that the completion goes on from ("").
     numbers, target: of a countdown problem. puzzle: of a sudoku, a row after the other, 0 for an empty cell.
+    choices: texts of a multiple-choice problem, in the order of the letters.
     level: how hard the problem is said to be, a number.
     """
 
