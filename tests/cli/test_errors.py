@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from a_distribution import install
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from igpo_cli import errors
 from igpo_cli.errors import RunError, UsageError, close, configuring, out_of_memory
@@ -66,8 +68,11 @@ def test_message_3_a_value_that_does_not_fit_another(
 def test_message_5_a_model_that_cannot_do_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 50257}))
     argv = ["sample", "--model", "llada", "--model.path", str(tmp_path), "--prompt", "x"]
-    assert said(capsys, *argv, code=2).endswith(
-        "model 'gpt2' has no mask token; masked diffusion needs one. If this is a masked LM, set --model.mask_id."
+    assert said(capsys, *argv, code=2).endswith("model_type = 'gpt2' is another family; this plug-in reads 'llada'.")
+    Tokenizer(WordLevel({"x": 0})).save(str(tmp_path / "tokenizer.json"))
+    assert said(capsys, "sample", "--model", "bidirectional", *argv[3:], code=2).endswith(
+        "model 'gpt2' has no mask token; masked diffusion needs one. "
+        "Set --model.mask_id; model 'bidirectional' can also add one (add_mask)."
     )
 
 

@@ -6,6 +6,9 @@ from .denoiser import Denoiser as Denoiser
 from .denoiser import Loaded as Loaded
 from .denoiser import Model as Model
 from .loop import Sample as Sample
+from .models.bidirectional import Bidirectional as Bidirectional
+from .models.block import Block as Block
+from .models.dream import Dream as Dream
 from .models.llada import LLaDA as LLaDA
 from .models.tiny import Tiny as Tiny
 from .samplers import LLaDASampler as LLaDASampler

@@ -8,6 +8,9 @@ from igpo_sampling.hookspecs import hookimpl
 @hookimpl
 def igpo_models() -> dict[str, str]:
     return {
+        "bidirectional": "igpo_sampling.models.bidirectional:Bidirectional",
+        "block": "igpo_sampling.models.block:Block",
+        "dream": "igpo_sampling.models.dream:Dream",
         "llada": "igpo_sampling.models.llada:LLaDA",
         "tiny": "igpo_sampling.models.tiny:Tiny",
     }

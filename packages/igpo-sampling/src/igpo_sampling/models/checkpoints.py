@@ -26,6 +26,8 @@ SHARD = 5 * 2**30
 """Bytes of weights in a file at most."""
 KEPT = (".json", ".jinja", ".model", ".py", ".txt")
 """Endings of the files that are kept; weights, their index and config.json are written anew."""
+VOCABULARY = ("added_tokens", "merges", "special_tokens_map", "tokenizer", "vocab")
+"""How the names of a tokenizer's files begin."""
 MASKS = ("<|mask|>", "<|MASK|>", "|<MASK>|", "<|mdm_mask|>", "[MASK]", "<mask>")
 """How published vocabularies call the mask token where neither config nor tokenizer point to it."""
 
@@ -56,24 +58,32 @@ class Checkpoint:
     """config.json as it is."""
     tokenizer: Any
     files: dict[str, bytes] = field(factory=dict)
-    """What `write` copies; empty where the tokenizer was made or changed, and is to be written instead."""
+    """What `write` copies."""
+    new_tokenizer: bool = False
+    """Whether the tokenizer was made or changed, and is to be written itself."""
 
     @property
     def family(self) -> str:
         """The published `model_type`."""
         return str(self.settings.get("model_type"))
 
-    def mask_id(self, chosen: int | None = None) -> int:
+    def mask_id(self, chosen: int | None = None, remedy: str = "If this is a masked LM, set --model.mask_id.") -> int:
         """The mask token: chosen, or named by the config, the tokenizer or its vocabulary."""
         known = self.tokenizer.get_vocab()
         named = (chosen, self.settings.get("mask_token_id"), self.tokenizer.mask_token_id, *map(known.get, MASKS))
         for token in named:
             if token is not None:
                 return int(token)
-        raise ValueError(
-            f"model '{self.family}' has no mask token; masked diffusion needs one. "
-            "If this is a masked LM, set --model.mask_id."
-        )
+        raise ValueError(f"model '{self.family}' has no mask token; masked diffusion needs one. {remedy}")
+
+    def expect(self, fixed: Mapping[str, Any]) -> None:
+        """Keys that the config may lack, but may not hold with other values: they stand for an architecture."""
+        for key, value in fixed.items():
+            if key in self.settings and (self.settings[key] or None) != (value or None):
+                raise ValueError(
+                    f"{self.folder / 'config.json'}: {key} = {self.settings[key]!r} is not supported; "
+                    f"this family has {value!r}."
+                )
 
     def ends(self) -> tuple[int, int]:
         """The ids of EOS and padding, of the config or else the tokenizer; what is not padded otherwise is with EOS."""
@@ -111,10 +121,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def read_checkpoint(path: str) -> Checkpoint:
-    """All but the weights."""
+def read_checkpoint(path: str, *families: str) -> Checkpoint:
+    """All but the weights; of another family than these, if any are named, is an error."""
     folder = open_directory(path)
     settings = read_settings(folder)
+    if families and (family := settings.get("model_type")) not in families:
+        raise ValueError(
+            f"{folder / 'config.json'}: model_type = '{family}' is another family; this plug-in reads '{families[0]}'."
+        )
     skipped = ("config.json", "model.safetensors.index.json")
     files = {
         file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in KEPT and file.name not in skipped
@@ -186,7 +200,7 @@ def write(folder: Path, network: PreTrainedModel, checkpoint: Checkpoint, *, spr
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for name, content in checkpoint.files.items():
         (folder / name).write_bytes(content)
-    if not checkpoint.files:
+    if checkpoint.new_tokenizer:
         checkpoint.tokenizer.save_pretrained(folder)
     aliases = _aliases(network)
     state = network.state_dict()
@@ -215,14 +229,27 @@ def write(folder: Path, network: PreTrainedModel, checkpoint: Checkpoint, *, spr
 
 
 def ready(
-    network: PreTrainedModel, checkpoint: Checkpoint, *, mask_id: int, spread: Spread = whole, block: int | None = None
+    network: PreTrainedModel,
+    checkpoint: Checkpoint,
+    *,
+    mask_id: int,
+    spread: Spread = whole,
+    block: int | None = None,
+    compiled: bool = False,
 ) -> Loaded:
-    """The network with what goes with it; what it saves names the mask token in its config."""
+    """The network with what goes with it; what it saves names the mask token in its config.
+
+    Compiled are the layers, each in place and with dynamic shapes: names stay, and one layer's code serves all.
+    """
     entries = network.get_input_embeddings().num_embeddings
     if not 0 <= mask_id < entries:
         raise ValueError(f"mask_id = {mask_id} lies outside of the model's {entries} tokens. Set --model.mask_id.")
     checkpoint = evolve(checkpoint, settings=checkpoint.settings | {"mask_token_id": mask_id})
     eos_id, pad_id = checkpoint.ends()
+    if compiled:
+        for part in network.modules():
+            if type(part).__name__ in network._no_split_modules:
+                part.compile(dynamic=True)
     head = network.get_output_embeddings()
     linear = (name for name, part in network.named_modules() if isinstance(part, nn.Linear) and part is not head)
     return Loaded(
@@ -254,8 +281,8 @@ def _places(
                 if wanted is None:
                     layers = getattr(config, "num_hidden_layers", None) or getattr(config, "n_layers", "its")
                     raise ValueError(
-                        f"{file}: unexpected weight {name}. This is not a checkpoint of {type(network).__name__} "
-                        f"with the {layers} layers of its config.json."
+                        f"{file}: unexpected weight {name}. A '{config.model_type}' model of {layers} layers, "
+                        "which config.json asks for, has none of that name."
                     )
                 if tuple(piece.get_shape()) != tuple(wanted.shape):
                     raise ValueError(

@@ -1,12 +1,12 @@
 """LLaDA checkpoints from a directory, and back to one that others can load.
 
-Keys are checked on both sides: a weight that is missing, left over or of another shape is an error that names it.
+The dense models have a network of their own, the mixture of experts is Qwen3-MoE without its causal mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
@@ -15,15 +15,34 @@ from igpo_sampling.denoiser import Loaded
 if TYPE_CHECKING:
     import torch
 
+    from igpo_sampling.models.checkpoints import Checkpoint
+
+MIXTURE = {
+    "clip_qkv": None,
+    "hidden_act": "silu",
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "norm_topk_prob": False,
+    "partial_rotary_factor": 1,
+    "qk_layernorm": True,
+    "rope_scaling": None,
+    "routed_scaling_factor": 1,
+    "shared_expert_intermediate_size": None,
+    "tie_word_embeddings": False,
+}
+"""Keys of a published config of LLaDA-MoE that stand for an architecture; there is this one only."""
+
 
 @frozen(kw_only=True)
 class LLaDA:
-    """LLaDA-8B, LLaDA-1.5 and every model saved by this kit, from a directory or the hub."""
+    """LLaDA-8B, LLaDA-1.5, LLaDA-MoE and every `tiny` model, from a directory or the hub."""
 
     path: str = "GSAI-ML/LLaDA-8B-Instruct"
     """A directory, or a name on the Hugging Face hub (downloaded once)."""
     mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where the model's config names none."""
+    """The mask token, where neither the model's config nor its tokenizer names one."""
+    compile: bool = False
+    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,
@@ -36,25 +55,36 @@ class LLaDA:
         """Load in `dtype`, or as stored. A checkpoint has its own vocabulary and needs no seed."""
         import torch
 
-        from igpo_sampling.models import checkpoints
+        from igpo_sampling.models import checkpoints, decoder_network
         from igpo_sampling.models.llada_network import FIXED, LLaDAConfig, LLaDAForDiffusion
 
-        folder = checkpoints.open_directory(self.path)
-        settings = checkpoints.read_settings(folder)
-        file, family = folder / "config.json", settings.get("model_type")
-        if family != "llada":
-            if self.mask_id is None and settings.get("mask_token_id") is None:
-                raise ValueError(
-                    f"model '{family}' has no mask token; masked diffusion needs one. "
-                    "If this is a masked LM, set --model.mask_id."
-                )
-            raise ValueError(f"{file}: model_type = '{family}' is another family; this plug-in reads 'llada'.")
-        for key, value in FIXED.items():
-            if (settings.get(key) or None) != (value or None) and key in settings:
-                raise ValueError(f"{file}: {key} = {settings[key]!r} is not supported; LLaDA has {value!r}.")
-        checkpoint = checkpoints.read_checkpoint(self.path)
+        checkpoint = checkpoints.read_checkpoint(self.path, "llada", "lladamoe", "llada_moe")
+        if "num_experts" in checkpoint.settings:
+            return decoder_network.load(
+                checkpoint,
+                "qwen3_moe",
+                mixture_settings(checkpoint),
+                device=device,
+                dtype=dtype,
+                mask_id=self.mask_id,
+                compiled=self.compile,
+            )
+        checkpoint.expect(FIXED)
         mask_id = checkpoint.mask_id(self.mask_id)
         with torch.device("meta"):
-            network = LLaDAForDiffusion(LLaDAConfig(**settings))
-        checkpoints.read_weights(folder, network, device=device, dtype=dtype)
-        return checkpoints.ready(network, checkpoint, mask_id=mask_id)
+            network = LLaDAForDiffusion(LLaDAConfig(**checkpoint.settings))
+        checkpoints.read_weights(checkpoint.folder, network, device=device, dtype=dtype)
+        return checkpoints.ready(network, checkpoint, mask_id=mask_id, compiled=self.compile)
+
+
+def mixture_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config of Qwen3-MoE that equals a published one of LLaDA-MoE."""
+    settings = checkpoint.settings
+    checkpoint.expect(MIXTURE | {"moe_layer_freq": [1] * settings["num_hidden_layers"]})
+    return settings | {
+        "decoder_sparse_step": 1,
+        "head_dim": settings["hidden_size"] // settings["num_attention_heads"],
+        "moe_intermediate_size": settings["expert_intermediate_size"],
+        "norm_topk_prob": False,
+        "sliding_window": None,
+    }

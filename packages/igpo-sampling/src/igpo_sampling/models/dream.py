@@ -1,0 +1,48 @@
+"""Dream and its relatives: Qwen2 weights with full attention, whose logits tell the token after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from igpo_sampling.denoiser import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+
+@frozen(kw_only=True)
+class Dream:
+    """Dream-v0, Dream-Coder and DiffuCoder (Qwen2, full attention, logits shifted by one)."""
+
+    path: str = "Dream-org/Dream-v0-Instruct-7B"
+    """A directory, or a name on the Hugging Face hub (downloaded once)."""
+    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """The mask token, where neither the model's config nor its tokenizer names one."""
+    compile: bool = False
+    """Compile the layers with torch.compile: minutes at first use, faster after."""
+
+    def __call__(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        vocabulary: Sequence[str] | None = None,  # noqa: ARG002
+        seed: int = 0,  # noqa: ARG002
+    ) -> Loaded:
+        """Load in `dtype`, or as stored. A checkpoint has its own vocabulary and needs no seed."""
+        from igpo_sampling.models import checkpoints, decoder_network
+
+        checkpoint = checkpoints.read_checkpoint(self.path, "Dream")
+        return decoder_network.load(
+            checkpoint,
+            "qwen2",
+            checkpoint.settings,
+            device=device,
+            dtype=dtype,
+            mask_id=self.mask_id,
+            shift=True,
+            compiled=self.compile,
+        )
