@@ -5,10 +5,11 @@ from random import Random
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_rl.chunkers import RandomLength
+from igpo_rl.chunkers import Fixed, RandomLength, Sentence, Step
 from igpo_rl.records import Problem
 
 
@@ -65,3 +66,25 @@ def test_bounds_are_checked():
         RandomLength(low=7, high=6)
     with pytest.raises(ValueError, match="low"):
         RandomLength(low=0)
+
+
+def test_fixed_chunks_have_one_length_and_a_rest():
+    flags = [True] * 7 + [False] + [True] * 4
+    assert Fixed(length=3)(problem(flags), Random(0)) == [(0, 3), (3, 6), (6, 7), (8, 11), (11, 12)]
+
+
+def ends(*places: int, length: int = 12) -> torch.Tensor:
+    flags = torch.zeros(length, dtype=torch.bool)
+    flags[list(places)] = True
+    return flags
+
+
+@pytest.mark.parametrize(("chunker", "column"), [(Sentence, "breaks"), (Step, "steps")])
+def test_sentences_and_steps_are_cut_behind_their_last_token(chunker, column):
+    flags = [True] * 7 + [False, False] + [True] * 3
+    one = evolve(problem(flags), **{column: ends(2, 6, 7, 11)})
+    assert chunker()(one, Random(0)) == [(0, 3), (3, 7), (9, 12)]
+    assert chunker(longest=2)(one, Random(0)) == [(0, 2), (2, 3), (3, 5), (5, 7), (9, 11), (11, 12)]
+    assert chunker()(problem(flags), Random(0)) == [(0, 7), (9, 12)]  # where no end is known, a whole run
+    other = {"breaks": "steps", "steps": "breaks"}[column]
+    assert chunker()(evolve(one, **{other: ends(0, 1, 2, 3, 4)}), Random(0)) == [(0, 3), (3, 7), (9, 12)]

@@ -228,20 +228,203 @@ def test_the_value_before_the_answer_is_counted_and_can_be_hidden():
     assert (player.calls[1][1][:4] >= 0).sum() == 4 * 8
 
 
+@frozen
+class Watching:
+    """Shows everything, and writes down what that led to."""
+
+    def __call__(self, problem, chunks, rows, progress, rng, memory):
+        return torch.ones(rows, len(chunks), dtype=torch.bool)
+
+    def observe(self, key, shown, correct, memory):
+        memory.setdefault("seen", []).append([key, shown.tolist(), correct.tolist()])
+
+
 def test_an_injection_that_observes_sees_what_was_shown_and_keeps_its_memory():
-    @frozen
-    class Adaptive:
-        def __call__(self, problem, chunks, rows, progress, rng, memory):
-            return torch.ones(rows, len(chunks), dtype=torch.bool)
-
-        def observe(self, problem, shown, correct, memory):
-            memory.setdefault(problem.key, []).append([int(shown.sum()), int(correct.sum())])
-
     memory: dict = {}
     player = Player(TinyDenoiser(), WIDTH, judge)
-    batch = algorithm(injection=Adaptive()).collect(player, endless(problems()), 0.0, 0, memory=memory)
-    assert len(memory) == int(batch.stuck.sum()) // 4 > 0
-    assert all(shown > 0 and correct <= 4 for [[shown, correct]] in memory.values())
+    batch = algorithm(injection=Watching()).collect(player, endless(problems()), 0.0, 0, memory=memory)
+    seen = memory["injection"]["seen"]
+    assert [key for key, _, _ in seen] == [key for key, stuck in zip(batch.keys, batch.stuck, strict=True) if stuck][
+        ::4
+    ]
+    for key, shown, correct in seen:
+        assert all(all(row) for row in shown)
+        rows = [row for row in range(16) if batch.keys[row] == key]
+        assert sum(correct) >= int(batch.hinted[rows].sum())
+    assert any(any(correct) for _, _, correct in seen)
+
+
+# where hints come from, and where they stand ----------------------------------------------------------------------------
+
+
+def retrace(one: Problem, tokens) -> Problem:
+    """A completion as a trace: its last two letters are the answer, as in the problems of these tests."""
+    return evolve(one, trace=tokens, hintable=torch.arange(len(tokens)) < len(tokens) - 2)
+
+
+class Moody:
+    """A player whose rows are right in some rounds and wrong in others; hinted rows are right."""
+
+    def __init__(self, right: list[bool], keys: tuple[str, ...] = ()) -> None:
+        self.player, self.right, self.keys = Player(TinyDenoiser(), WIDTH, lambda one, text: False), right, keys
+        self.overlays: list = []
+
+    def __call__(self, tasks, overlay, seeds):
+        rollouts = self.player(tasks, overlay, seeds)
+        if overlay is None:
+            now = self.right.pop(0)
+            correct = torch.tensor([now and (not self.keys or one.key in self.keys) for one in tasks], dtype=torch.bool)
+        else:
+            self.overlays.append(overlay)
+            correct = torch.ones(len(tasks), dtype=torch.bool)
+        return evolve(rollouts, correct=correct, reward=correct.float())
+
+
+def test_an_own_success_serves_as_the_trace_once_the_problem_is_stuck():
+    memory: dict = {}
+    tasks = [evolve(one, breaks=None) for one in problems()]
+    rl = algorithm(injection=Full(), hints_from="own-success")
+
+    def phase(step: int, right: bool, keys=()):
+        play = Moody([right], keys)
+        flat = lambda one, tokens: evolve(  # noqa: E731
+            retrace(one, tokens), **dict.fromkeys(("breaks", "steps", "answer_value"), torch.zeros(len(tokens)).bool())
+        )
+        return rl.collect(play, endless(tasks), 0.0, step, memory=memory, retrace=flat), play
+
+    batch, play = phase(0, False)
+    assert batch.stuck.all()
+    assert play.overlays == []  # nothing is known yet, so nothing is shown: not even the worked solution
+    lucky = (tasks[0].key, tasks[2].key)
+    good, _ = phase(1, True, lucky)
+    assert sorted(memory["successes"]) == sorted(lucky)
+    batch, play = phase(2, False)
+    assert len(play.overlays[0]) == 8
+    for group, first in ((0, 0), (1, 8)):
+        row = good.completion[first]
+        for overlay in play.overlays[0][group * 4 : group * 4 + 4]:
+            assert torch.equal(overlay[:10], row[:10])
+            assert (overlay[10:] == -1).all()  # the answer of the own success is hidden as well
+    assert batch.metrics["hint/answer_leak"] == 0
+    assert batch.hinted.view(4, 4).any(1).tolist() == [True, False, True, False]
+
+
+def test_either_takes_the_worked_solution_where_there_is_no_own_success():
+    memory: dict = {}
+    tasks, width = problems(), WIDTH
+    rl = algorithm(injection=Full(), hints_from="either")
+    none = torch.zeros(width, dtype=torch.bool)
+
+    def flat(one, tokens):
+        return evolve(retrace(one, tokens), breaks=none, steps=none, answer_value=none)
+
+    good = rl.collect(Moody([True], (tasks[1].key,)), endless(tasks), 0.0, 0, memory=memory, retrace=flat)
+    play = Moody([False])
+    rl.collect(play, endless(tasks), 0.0, 1, memory=memory, retrace=flat)
+    for index, one in enumerate(tasks):
+        wanted = good.completion[4] if index == 1 else one.trace
+        assert torch.equal(play.overlays[0][4 * index, :10], wanted[:10])
+
+
+def test_an_own_success_whose_answer_cannot_be_located_is_not_used():
+    memory: dict = {}
+    rl = algorithm(hints_from="own-success")
+    for step, right in enumerate((True, False)):
+        play = Moody([right])
+        rl.collect(play, endless(problems()), 0.0, step, memory=memory, retrace=lambda one, tokens: None)
+    assert "successes" not in memory
+    assert play.overlays == []
+    with pytest.raises(ValueError, match="hints_from = 'own-success' needs `retrace`"):
+        collect(rl)
+
+
+def test_a_hinted_success_is_no_own_success():
+    """Rows that were shown the worked solution would pass it on under another name."""
+    memory: dict = {}
+    collected = algorithm(injection=Full(), hints_from="either").collect(
+        Moody([False]), endless(problems()), 0.0, 0, memory=memory, retrace=retrace
+    )
+    assert collected.hinted.any()
+    assert "successes" not in memory
+
+
+def test_spaced_hints_are_spread_out_and_hide_the_answer():
+    rl = algorithm(place="spaced", injection=Full(), chunker=RandomLength(low=2, high=2))
+    player = Player(TinyDenoiser(length=80), 45, lambda one, text: False)
+    batch = rl.collect(player, endless(problems()), 0.0, 0)
+    overlay = player.calls[1][1]
+    assert batch.metrics["hint/answer_leak"] == 0
+    one = problems()[0]
+    assert torch.equal(overlay[0][overlay[0] >= 0], one.trace[:8])  # the last chunk of two is under five: dropped
+    faulty = evolve(rl, chunker=ShowsTheAnswer()).collect(player, endless(problems()), 0.0, 0)
+    assert faulty.metrics["hint/answer_leak"] == 4 * 4 * 2
+    with pytest.raises(ValueError, match="place = 'spaced' leaves 30 slots"):
+        collect(rl, verdict=lambda one, text: False)
+
+
+def test_an_injection_cannot_leak_past_the_counter(monkeypatch):
+    """A faulty placement that puts the answer's tokens where others belong is counted token by token."""
+    from igpo_rl import igpo
+
+    def faulty(chunks, shown, width):
+        source = torch.full((len(shown), width), -1)
+        source[:, 0] = 11  # the value, at the first slot
+        return source
+
+    monkeypatch.setattr(igpo, "place", faulty)
+    batch, _ = collect(algorithm(), verdict=lambda one, text: False)
+    assert batch.metrics["hint/answer_leak"] == 16
+
+
+# refills ----------------------------------------------------------------------------------------------------------------
+
+
+class Easy:
+    """Some problems are always solved, the others sometimes."""
+
+    def __init__(self, easy: set[str]) -> None:
+        self.easy = easy
+        self.player = Player(TinyDenoiser(), WIDTH, lambda one, text: one.key in easy or text.count("a") % 2 == 0)
+        self.keys: list[list[str]] = []
+
+    def __call__(self, tasks, overlay, seeds):
+        self.keys.append([one.key for one in tasks][::4])
+        return self.player(tasks, overlay, seeds)
+
+
+def test_groups_that_are_right_throughout_are_replaced_by_the_next_problems():
+    tasks = problems(12)
+    names = [one.key for one in tasks]
+    play = Easy({names[1], names[2], names[5], *names[8:]})
+    memory: dict = {}
+    batch = algorithm(refills=2).collect(play, endless(tasks), 0.0, 0, memory=memory)
+    assert play.keys[:3] == [names[:4], names[4:6], names[6:7]]
+    assert batch.keys[::4] == (names[0], names[4], names[6], names[3])
+    assert memory["drawn"] == 7
+    assert batch.metrics["sample/refills"] == 2
+    assert batch.metrics["sample/skipped"] == 3 / 4
+    assert batch.group.tolist() == [row // 4 for row in range(16)]
+    assert not batch.correct.view(4, 4).all(1).any()
+    plain = algorithm().collect(Easy(play.easy), endless(tasks), 0.0, 0)
+    assert batch.metrics["correct/mean"] == plain.metrics["correct/mean"]  # of the problems as they came
+    for row in (*range(4), *range(12, 16)):
+        assert torch.equal(batch.completion[row], plain.completion[row])
+
+
+def test_refills_are_bounded_and_what_is_left_stays():
+    tasks = problems(12)
+    play = Easy({one.key for one in tasks})
+    batch = algorithm(refills=2).collect(play, endless(tasks), 0.0, 0)
+    assert [len(keys) for keys in play.keys] == [4, 4, 4, 0]
+    assert batch.correct.all()
+    assert len(batch) == 16
+
+
+def test_without_refills_the_next_phase_draws_where_this_one_ended():
+    memory: dict = {}
+    for step in range(2):
+        algorithm().collect(Easy(set()), endless(problems()), 0.0, step, memory=memory)
+    assert memory["drawn"] == 8
 
 
 def test_replacement_stops_at_the_share():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks, hint_count
+from igpo_rl.injections import Full, NoInjection, Prefix, Resample, RevealLast, Suffix, UniformChunks, hint_count
 from igpo_rl.records import Problem
 
 PROBLEM = Problem(key="p", prompt=torch.tensor([1]))
@@ -18,8 +18,8 @@ def chunks(count: int) -> list[tuple[int, int]]:
     return [(5 * index, 5 * index + 5) for index in range(count)]
 
 
-def ask(injection, count: int, rows: int = 8, seed: int = 0):
-    return injection(PROBLEM, chunks(count), rows, 0.0, Random(seed), {})
+def ask(injection, count: int, rows: int = 8, seed: int = 0, progress: float = 0.0):
+    return injection(PROBLEM, chunks(count), rows, progress, Random(seed), {})
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 12), st.integers(0, 999))
@@ -75,3 +75,43 @@ def test_without_chunks_only_resample_tries_again():
 
 def test_rows_differ():
     assert len({tuple(row) for row in ask(UniformChunks(), 6).tolist()}) > 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prefix_and_suffix_show_the_beginning_and_the_end(seed):
+    for row in ask(Prefix(), 9, seed=seed).tolist():
+        assert row == sorted(row, reverse=True)
+        assert 1 <= sum(row) <= 5
+    for row in ask(Suffix(), 9, seed=seed).tolist():
+        assert row == sorted(row)
+        assert 1 <= sum(row) <= 5
+    counts = [ask(each, 9, seed=seed).sum(1) for each in (Prefix(), Suffix())]
+    assert torch.equal(*counts)  # one stream of shares
+    assert ask(Prefix(low=0.0, high=0.0), 4).sum() == ask(Suffix(low=0.0, high=0.0), 4).sum() == 0
+
+
+@pytest.mark.parametrize("injection", [UniformChunks, Prefix, Suffix])
+def test_shares_fall_linearly_or_along_a_cosine(injection):
+    def shown(decay, progress, final=0.0) -> int:
+        return int(ask(injection(low=0.8, high=0.8, decay=decay, final=final), 100, 1, progress=progress).sum())
+
+    assert [shown("linear", at / 4) for at in range(5)] == [80, 60, 40, 20, 0]
+    assert [shown("cosine", at / 4) for at in range(5)] == [80, 68, 40, 11, 0]
+    assert [shown("linear", at / 4, final=0.5) for at in range(5)] == [80, 70, 60, 50, 40]
+    assert [shown("none", at / 4) for at in range(5)] == [80] * 5
+
+
+def test_reveal_last_hides_as_many_as_the_public_code_and_never_the_last():
+    for seed in range(50):
+        for row in ask(RevealLast(low=0.4, high=0.4), 8, seed=seed):
+            assert row[-1]
+            assert int(row.sum()) == 8 - int(8 * 0.6)
+    assert ask(RevealLast(low=0.0, high=0.0), 3).tolist() == [[False, False, True]] * 8
+    assert ask(RevealLast(low=1.0, high=1.0), 3).all()
+    assert ask(RevealLast(), 1).all()
+
+
+@pytest.mark.parametrize("injection", [UniformChunks, Prefix, Suffix, RevealLast])
+def test_a_range_is_checked(injection):
+    with pytest.raises(ValueError, match=r"low = 0.7 is above high = 0.6"):
+        injection(low=0.7)

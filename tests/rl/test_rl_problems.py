@@ -36,6 +36,7 @@ def test_the_answer_span_is_not_hintable_and_its_value_is_marked_everywhere():
     assert shown(TEXT, offsets, ~problem.hintable) == ["####", "72"]
     assert shown(TEXT, offsets, problem.answer_value) == ["72", "72"]
     assert shown(TEXT, offsets, problem.breaks) == ["24.", "72", "72"]
+    assert shown(TEXT, offsets, problem.steps) == ["72", "72"]
 
 
 def test_a_token_that_touches_the_span_by_one_character_is_not_hintable():
@@ -72,6 +73,19 @@ def test_no_hintable_token_ever_holds_a_character_of_the_answer(lengths, data):
     }
     assert not visible & set(range(*span))
     assert len(visible) == sum(end - start for start, end in offsets if max(start, span[0]) >= min(end, span[1]))
+
+
+def test_sentences_and_steps_end_where_a_reader_would_say():
+    text = "He has 3.5 kg; she 2.\nSum: 3.5+2=<<3.5+2=5.5>>5.5 kg. So $$ x =\n5.5 $$ holds: \\[ a \\] end\n#### 5.5"
+    offsets = [(index, index + 1) for index in range(len(text))]
+    problem = make(text, offsets, [(text.index("####"), len(text))])
+    for flags, ends in (
+        (problem.breaks, ["kg;", "2.\n", "5.5 kg.", "x =\n", "end\n", "#### 5.5"]),
+        (problem.steps, ["2.\n", ">>", "$$ x =\n5.5 $$", "\\[ a \\]", "end\n", "#### 5.5"]),
+    ):
+        found = [index + 1 for index, flag in enumerate(flags.tolist()) if flag]
+        assert len(found) == len(ends)
+        assert all(text[:stop].endswith(end) for stop, end in zip(found, ends, strict=True))
 
 
 def test_special_tokens_and_traces_without_a_known_answer_give_no_hints():

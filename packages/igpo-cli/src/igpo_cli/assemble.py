@@ -114,12 +114,14 @@ def algorithm_of(config: Config) -> IGPO:
 
 def require_hints(config: Config, problems: ProblemSet) -> None:
     """Refuse an injection that has nothing to inject."""
-    if isinstance(config.plugin("injection"), (NoInjection, Resample)) or problems.hintable:
+    blind = isinstance(config.plugin("injection"), (NoInjection, Resample))
+    if blind or problems.hintable or config.igpo["hints_from"] != "trace":
         return
     injection = config.values["injection"]["name"]
     raise UsageError(
         f"--injection {injection} needs tasks with worked solutions, but '{task_name(config)}' has none. "
-        "Pick a task that has them (lists, gsm8k, procedural), or --injection none (plain GRPO)."
+        "Pick a task that has them (lists, gsm8k, procedural), or --injection none (plain GRPO), "
+        "or take hints from earlier successes: --hints-from own-success."
     )
 
 

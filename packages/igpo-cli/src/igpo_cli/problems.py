@@ -6,13 +6,15 @@ Everything downstream keeps token ids; nothing is tokenised a second time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
-from attrs import frozen
+from attrs import evolve, frozen
 
 from igpo_cli.errors import UsageError
-from igpo_data import Task
+from igpo_cli.pieces import decoder, pieces
+from igpo_data import Task, locate_answers
 from igpo_rl import Problem, problem_from_text
 
 if TYPE_CHECKING:
@@ -69,6 +71,32 @@ def encode_task(task: Task, ids: Tensor, tokenizer: Any) -> Problem:
         answer_spans=task.answer_spans,
         answer=task.answer,
     )
+
+
+def own_trace(problem: Problem, completion: Tensor, task: Task, tokenizer: Any) -> Problem | None:
+    """The problem with a correct completion (n,) of it as its trace, for later hints; follows `igpo_rl.igpo.Retrace`.
+
+    Hidden are all statements of the answer and, as nobody marked where the working gives it away, every occurrence of
+    its value. None where no statement is found, or nothing is left to show.
+    """
+    special = set(tokenizer.all_special_ids)
+    ids = list(takewhile(lambda token: token not in special, completion.tolist()))
+    parts = pieces(decoder(tokenizer), ids)
+    ends = list(accumulate(map(len, parts)))
+    text = "".join(parts)
+    own = problem_from_text(
+        key=problem.key,
+        prompt_ids=problem.prompt,
+        trace_ids=ids,
+        offsets=list(zip([0, *ends], ends, strict=False)),
+        trace_text=text,
+        answer_spans=locate_answers(text, task.answer),
+        answer=task.answer,
+    )
+    assert own.hintable is not None
+    assert own.answer_value is not None
+    hintable = own.hintable & ~own.answer_value
+    return evolve(own, hintable=hintable) if hintable.any() else None
 
 
 def encode_pairs(

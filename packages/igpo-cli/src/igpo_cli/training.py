@@ -29,7 +29,7 @@ from igpo_cli.errors import UsageError
 from igpo_cli.evaluate import evaluate
 from igpo_cli.lora import adapt, merge, without_adapters
 from igpo_cli.pieces import decoder
-from igpo_cli.problems import encode_pairs
+from igpo_cli.problems import encode_pairs, own_trace
 from igpo_cli.screen import Screen
 from igpo_cli.tracking import Tracker, rollout_rows
 from igpo_rl.checkpoint import Checkpoints, Saved
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
     from igpo_cli.play import Player
     from igpo_cli.problems import ProblemSet
-    from igpo_rl import Rollouts
+    from igpo_rl import Problem, Rollouts
 else:
     torch = lazy.load("torch")
 
@@ -235,8 +235,14 @@ class Training:
             steps=self.config.run.steps,
             mask_id=self.loaded.mask_id,
             resume=self.saved,
+            retrace=self._retrace,
         )
         self._end(policy)
+
+    def _retrace(self, problem: Problem, completion: Tensor) -> Problem | None:
+        """A correct completion as a trace for later hints."""
+        assert self.problems is not None
+        return own_trace(problem, completion, self.problems.tasks[problem.key], self.loaded.tokenizer)
 
     def _needs_copy(self, beta: float) -> bool:
         return beta > 0 and not self.config.section("lora").rank

@@ -1,9 +1,13 @@
 from .__about__ import __version__ as __version__
+from .adaptive import Adaptive as Adaptive
 from .advantages import advantages as advantages
 from .checkpoint import Checkpoints as Checkpoints
 from .checkpoint import Saved as Saved
 from .chunkers import Chunker as Chunker
+from .chunkers import Fixed as Fixed
 from .chunkers import RandomLength as RandomLength
+from .chunkers import Sentence as Sentence
+from .chunkers import Step as Step
 from .filters import EntropyFilter as EntropyFilter
 from .filters import KeepAll as KeepAll
 from .filters import TopEntropy as TopEntropy
@@ -11,7 +15,10 @@ from .igpo import IGPO as IGPO
 from .injections import Full as Full
 from .injections import Injection as Injection
 from .injections import NoInjection as NoInjection
+from .injections import Prefix as Prefix
 from .injections import Resample as Resample
+from .injections import RevealLast as RevealLast
+from .injections import Suffix as Suffix
 from .injections import UniformChunks as UniformChunks
 from .losses import GRPO as GRPO
 from .losses import GSPO as GSPO

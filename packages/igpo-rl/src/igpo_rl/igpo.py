@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import lazy_loader as lazy
 from attrs import evolve, field, frozen, validators
@@ -20,11 +20,12 @@ from igpo_rl.chunkers import Chunker, RandomLength
 from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss
-from igpo_rl.overlay import check_shown, leaked, place, values_seen, within
+from igpo_rl.overlay import check_shown, leaked, overlay_of, place, place_spaced, values_seen, within, within_spaced
 from igpo_rl.passes import Passes, measure
+from igpo_rl.ranks import in_order
 from igpo_rl.records import Denoiser, Loss, Play, Problem, Rollouts, View
 from igpo_rl.seeds import derive, row_seeds
-from igpo_rl.splice import find_stuck, splice
+from igpo_rl.splice import find_easy, find_stuck, splice, substitute
 from igpo_rl.summary import summarise
 from igpo_rl.views import LikelihoodEstimator, MeanField, same_plan
 
@@ -36,6 +37,11 @@ else:
     torch = lazy.load("torch")
 
 T = TypeVar("T")
+TRACE = ("trace", "hintable", "breaks", "steps", "answer_value")
+"""The columns of a problem that belong to its trace."""
+Retrace: TypeAlias = Callable[[Problem, "Tensor"], "Problem | None"]
+"""(problem, tokens (n,) of a correct completion of it) -> the problem with that completion as its trace, all `TRACE`
+columns set and hintable False wherever the answer is stated; None where that cannot be told safely."""
 
 
 def identity(value: T) -> T:
@@ -77,6 +83,16 @@ class IGPO:
     """Keep the KL term of groups whose rewards are all equal; by default they give no gradient at all."""
     hide_value: bool = False
     """Never show the answer's value, even where it occurs in the working before the answer."""
+    place: Literal["aligned", "spaced"] = field(default="aligned", validator=validators.in_(("aligned", "spaced")))
+    """Where hints stand: trace token i at slot i, or spread out as in the public code of IGPO."""
+    hints_from: Literal["trace", "own-success", "either"] = field(
+        default="trace", validator=validators.in_(("trace", "own-success", "either"))
+    )
+    """What hints are pieces of: the worked solution, the newest correct rollout of the same problem without hints, or
+    that where there is one and the worked solution otherwise."""
+    refills: int = field(default=0, validator=validators.ge(0))
+    """How often groups that are correct throughout are replaced by groups of further problems (DAPO, arXiv 2503.14476);
+    what is left of them then stays."""
     seed: int = 0
     """Seed of everything that is drawn for this run."""
 
@@ -97,17 +113,38 @@ class IGPO:
         memory: Memory | None = None,
         exchange: Callable[[Play], Play] = identity,
         gather: Callable[[Tensor], Tensor] = alone,
+        rank: int = 0,
+        retrace: Retrace | None = None,
     ) -> Rollouts:
-        """One rollout phase (section 3 of the paper): B = problems x group rows of this rank, with advantages.
+        """One rollout phase (section 3 of the paper): B = this rank's share of `prompts` x group rows, with advantages.
 
-        `play` is called twice on every rank, the second time with the rows of stuck groups, perhaps none; only where
-        the injection wants no second rollout for any stuck group of any rank is that call left out. `exchange` may wrap
-        the second play so that ranks share its rows. `gather` stacks (n,) of each rank to (ranks, n).
+        `problems` is the same on every rank, which takes its share. `play` is called twice on every rank, the second
+        time with the rows of stuck groups, perhaps none; only where the injection wants no second rollout for any stuck
+        group of any rank is that call left out. Refills are further calls. `exchange` may wrap all but the first play so
+        that ranks share its rows. `gather` stacks (n,) of each rank to (ranks, n). `memory` is kept between phases and
+        is alike on all ranks. `retrace` is needed where hints come from own successes.
         """
         memory = {} if memory is None else memory
-        drawn = self._draw(problems, len(gather(torch.zeros(1))))
+        ranks = len(gather(torch.zeros(1)))
+        if self.prompts % ranks:
+            raise ValueError(
+                f"prompts = {self.prompts} cannot be shared by {ranks} processes; use a multiple of {ranks}"
+            )
+        drawn = self._draw(problems, self.prompts, step, memory)[rank::ranks]
         start = perf_counter()
-        originals = self._play(play, drawn, None, step, "rollout")
+        first = originals = self._play(play, drawn, None, step, "rollout")
+        rounds = skipped = 0
+        while rounds < self.refills:
+            easy = gather(find_easy(originals, self.group).double()).T.flatten().nonzero().flatten().tolist()
+            if not easy:
+                break
+            # Counted over all ranks as one process would draw them.
+            further = self._draw(problems, len(easy), step, memory)
+            mine = {at // ranks: each for at, each in zip(easy, further, strict=True) if at % ranks == rank}
+            fresh = self._play(exchange(play), list(mine.values()), None, step, f"refill {rounds}")
+            originals = substitute(originals, fresh, list(mine), self.group)
+            drawn = [mine.get(index, problem) for index, problem in enumerate(drawn)]
+            rounds, skipped = rounds + 1, skipped + len(easy)
         middle = perf_counter()
         stuck, width = find_stuck(originals, self.group), originals.completion.shape[1]
         plans = {
@@ -116,21 +153,26 @@ class IGPO:
         }
         hints = {index: plan for index, plan in plans.items() if plan is not None}
         asked, granted = gather(torch.tensor([float(len(plans)), float(len(hints))])).sum(0).tolist()
-        batch, counts = originals, dict.fromkeys(("leak", "seen", "shown", "slots"), 0.0)
+        batch, counts = originals, dict.fromkeys(("leak", "seen", "shown", "slots", "inpainted", "spent"), 0.0)
+        outcomes: Mapping[int, Tensor] = {}
         if granted or not asked:
             overlay = torch.cat([torch.empty(0, width, dtype=torch.long), *(plan.overlay for plan in hints.values())])
             inpainted = self._play(exchange(play), [drawn[index] for index in hints], overlay, step, "inpaint")
-            counts = self._inspect(inpainted, overlay, [drawn[index] for index in hints])
-            self._observe(inpainted, drawn, hints, memory)
+            counts = self._inspect(inpainted, overlay, list(hints.values()))
+            outcomes = dict(zip(hints, inpainted.correct.cpu().view(-1, self.group), strict=True))
             batch = splice(originals, inpainted, list(hints), self.group, self.replace)
+        self._observe(hints, outcomes, memory, gather)
+        self._keep_successes(originals, drawn, memory, gather, retrace)
         end = perf_counter()
         metrics = {**batch.metrics, "time/rollout": middle - start, "time/inpaint": end - middle}
+        if self.refills:
+            metrics |= {"sample/refills": float(rounds), "sample/skipped": skipped / self.prompts}
         return evolve(
             batch,
             advantage=advantages(batch.reward, self.group, std=self.advantage_std),
             hinted=torch.zeros_like(batch.correct) if batch.hinted is None else batch.hinted,
             stuck=stuck.repeat_interleave(self.group),
-            metrics=metrics | summarise(originals, batch, stuck, counts, gather),
+            metrics=metrics | summarise(first, batch, stuck, counts, gather),
         )
 
     def learn(
@@ -187,17 +229,14 @@ class IGPO:
                 last = part is parts[-1]
                 yield Loss(loss.value, {**loss.metrics, **(metrics if last else {})}, last)
 
-    def _draw(self, problems: Iterator[Problem], ranks: int) -> list[Problem]:
-        share, rest = divmod(self.prompts, ranks)
-        if rest:
-            raise ValueError(
-                f"prompts = {self.prompts} cannot be shared by {ranks} processes; use a multiple of {ranks}"
-            )
-        drawn = list(islice(problems, share))
-        if len(drawn) < share:
+    def _draw(self, problems: Iterator[Problem], count: int, step: int, memory: Memory) -> list[Problem]:
+        """The next `count` problems over all ranks; how many were drawn so far is kept, so that a run can be resumed."""
+        drawn = list(islice(problems, count))
+        if len(drawn) < count:
             raise ValueError(
                 f"prompts = {self.prompts}, but the problems ended after {len(drawn)}; repeat them endlessly"
             )
+        memory["drawn"] = memory.get("drawn", step * self.prompts) + count
         return drawn
 
     def _play(
@@ -215,35 +254,87 @@ class IGPO:
 
     def _plan(self, problem: Problem, width: int, progress: float, step: int, memory: Memory) -> Plan | None:
         """Which hints each of the group's inpainted rows is shown; None: no second rollout."""
+        if self.hints_from != "trace":
+            known = memory.get("successes", {}).get(problem.key)
+            if known is not None:
+                columns: dict[str, Any] = {name: torch.tensor(column) for name, column in known.items()}
+                problem = evolve(problem, **columns)
+            elif self.hints_from == "own-success":
+                problem = evolve(problem, trace=None, hintable=None)
         if self.hide_value and problem.hintable is not None and problem.answer_value is not None:
             problem = evolve(problem, hintable=problem.hintable & ~problem.answer_value)
         rng = Random(derive(self.seed, step, problem.key, "hint"))
-        chunks = within(self.chunker(problem, rng), width)
-        shown = self.injection(problem, chunks, self.group, progress, rng, memory)
-        if shown is not None and shown.shape != (self.group, len(chunks)):
+        pieces, spaced = self.chunker(problem, rng), self.place == "spaced"
+        chunks = within_spaced(pieces, width) if spaced else within(pieces, width)
+        shown = self.injection(problem, chunks, self.group, progress, rng, memory.setdefault("injection", {}))
+        if shown is None:
+            return None
+        if shown.shape != (self.group, len(chunks)):
             raise ValueError(
                 f"injection {type(self.injection).__name__} returned a table of {tuple(shown.shape)} "
                 f"for {self.group} rows and {len(chunks)} chunks; it must be rows by chunks"
             )
-        return None if shown is None else Plan(shown, place(problem, chunks, shown, width))
+        length = 0 if problem.trace is None else len(problem.trace)
+        source = place_spaced(chunks, shown, width, length) if spaced else place(chunks, shown, width)
+        return Plan(problem, shown, source, overlay_of(problem.trace, source))
 
-    def _inspect(self, inpainted: Rollouts, overlay: Tensor, problems: Sequence[Problem]) -> dict[str, float]:
+    def _inspect(self, inpainted: Rollouts, overlay: Tensor, plans: Sequence[Plan]) -> dict[str, float]:
         """What the rows that came back show of the answer."""
         check_shown(inpainted, overlay.to(inpainted.completion))
-        rows, given = [problem for problem in problems for _ in range(self.group)], inpainted.given.cpu()
+        rows, given = [plan.problem for plan in plans for _ in range(self.group)], inpainted.given.cpu()
+        source = torch.cat([torch.empty(0, given.shape[1], dtype=torch.long), *(plan.source for plan in plans)])
         return {
-            "leak": leaked(given, rows),
-            "seen": values_seen(given, rows),
+            "leak": leaked(given, source, rows),
+            "seen": values_seen(given, source, rows),
             "shown": float(given.sum()),
             "slots": float(given.numel()),
+            "inpainted": len(inpainted),
+            "spent": float(inpainted.forwards.sum()),
         }
 
     def _observe(
-        self, inpainted: Rollouts, drawn: Sequence[Problem], hints: Mapping[int, Plan], memory: Memory
+        self,
+        hints: Mapping[int, Plan],
+        outcomes: Mapping[int, Tensor],
+        memory: Memory,
+        gather: Callable[[Tensor], Tensor],
     ) -> None:
+        """Tell an injection that learns what its hints led to, on every rank that of all ranks."""
         if isinstance(self.injection, Observer):
-            for (index, plan), correct in zip(hints.items(), inpainted.correct.cpu().view(-1, self.group), strict=True):
-                self.injection.observe(drawn[index], plan.shown, correct, memory)
+            seen = [
+                (index, [hints[index].problem.key, hints[index].shown.tolist(), correct.tolist()])
+                for index, correct in outcomes.items()
+            ]
+            for key, shown, correct in in_order(seen, gather):
+                self.injection.observe(
+                    key, torch.tensor(shown), torch.tensor(correct), memory.setdefault("injection", {})
+                )
+
+    def _keep_successes(
+        self,
+        originals: Rollouts,
+        drawn: Sequence[Problem],
+        memory: Memory,
+        gather: Callable[[Tensor], Tensor],
+        retrace: Retrace | None,
+    ) -> None:
+        """Remember one correct rollout of each problem that has any, as a trace for later hints."""
+        if self.hints_from == "trace":
+            return
+        if retrace is None:
+            raise ValueError(
+                f"hints_from = {self.hints_from!r} needs `retrace`, which says where a completion states its answer; "
+                "pass one to collect, or use hints_from = 'trace'"
+            )
+        found = []
+        for index, correct in enumerate(originals.correct.view(-1, self.group).tolist()):
+            if any(correct):
+                row = index * self.group + correct.index(True)
+                own = retrace(drawn[index], originals.completion[row][originals.valid[row]].cpu())
+                if own is not None:
+                    found.append((index, [own.key, {name: getattr(own, name).tolist() for name in TRACE}]))
+        for key, columns in in_order(found, gather):
+            memory.setdefault("successes", {})[key] = columns
 
     def _views(
         self, rows: Rollouts, advantage: Tensor, step: int, mask_id: int, gather: Callable[[Tensor], Tensor]
@@ -274,7 +365,11 @@ class IGPO:
 class Plan:
     """What the rows of one group are shown."""
 
+    problem: Problem
+    """With the trace that the hints are pieces of."""
     shown: Tensor
     """(G, K) bool: which chunks."""
+    source: Tensor
+    """(G, L) long: which token of the trace stands at each slot, -1 where it is left blank."""
     overlay: Tensor
-    """(G, L) long: where they stand."""
+    """(G, L) long: these tokens."""

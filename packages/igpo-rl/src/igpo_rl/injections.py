@@ -9,9 +9,9 @@ rollout for this group. `memory` is a plain dict that survives steps and checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import lazy_loader as lazy
 from attrs import field, frozen, validators
@@ -43,35 +43,127 @@ class Injection(Protocol):
 class Observer(Protocol):
     """An injection that also learns from what its hints led to."""
 
-    def observe(self, problem: Problem, shown: Tensor, correct: Tensor, memory: Memory) -> None:
-        """shown (rows, K) bool, correct (rows,) bool: after the inpainted rows of one group were verified."""
+    def observe(self, key: str, shown: Tensor, correct: Tensor, memory: Memory) -> None:
+        """shown (rows, K) bool, correct (rows,) bool: after the inpainted rows of one group, of any rank, were verified.
+
+        Called for the groups of all ranks in the same order on every rank, so that all keep the same memory; the
+        problem of another rank is known by its key alone.
+        """
         ...
+
+
+SHARE = [validators.ge(0.0), validators.le(1.0)]
+Decay = Literal["none", "linear", "cosine"]
+DECAY = validators.in_(("none", "linear", "cosine"))
+
+
+class Shares(Protocol):
+    """How large a share of the chunks a row is shown: drawn from a range that may shrink in the course of training."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def decay(self) -> Decay: ...
+    @property
+    def final(self) -> float: ...
 
 
 @frozen(kw_only=True)
 class UniformChunks:
     """A random share of the chunks, drawn anew for every row (IGPO, arXiv 2509.10396: eta ~ U[0.2, 0.6])."""
 
-    low: float = field(default=0.2, validator=[validators.ge(0.0), validators.le(1.0)])
+    low: float = field(default=0.2, validator=SHARE)
     """Least share of the chunks."""
-    high: float = field(default=0.6, validator=[validators.ge(0.0), validators.le(1.0)])
+    high: float = field(default=0.6, validator=SHARE)
     """Largest share of the chunks."""
+    decay: Decay = field(default="none", validator=DECAY)
+    """How both fall in the course of training."""
+    final: float = field(default=0.0, validator=SHARE)
+    """What is left of them at the last step, as a share of what they were."""
 
     def __attrs_post_init__(self) -> None:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} is above high = {self.high}; the share is drawn between them")
+        check_range(self)
 
     def __call__(
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
     ) -> Tensor | None:
         """floor(eta * K) chunks a row, at least one unless eta = 0. None where there is nothing to show."""
-        if not chunks:
-            return None
-        shown = torch.zeros(rows, len(chunks), dtype=torch.bool)
-        for row in shown:
-            eta = rng.uniform(self.low, self.high)
-            row[rng.sample(range(len(chunks)), hint_count(eta, len(chunks)))] = True
-        return shown
+        return show_each(chunks, rows, lambda row: rng.sample(row, draw_count(self, len(row), progress, rng)))
+
+
+@frozen(kw_only=True)
+class Prefix:
+    """The beginning of the solution, up to a share that is drawn anew for every row."""
+
+    low: float = field(default=0.2, validator=SHARE)
+    """Least share of the chunks."""
+    high: float = field(default=0.6, validator=SHARE)
+    """Largest share of the chunks."""
+    decay: Decay = field(default="none", validator=DECAY)
+    """How both fall in the course of training."""
+    final: float = field(default=0.0, validator=SHARE)
+    """What is left of them at the last step, as a share of what they were."""
+
+    def __attrs_post_init__(self) -> None:
+        check_range(self)
+
+    def __call__(
+        self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
+    ) -> Tensor | None:
+        """The first floor(eta * K) chunks of each row, at least one unless eta = 0. None where there is nothing to show."""
+        return show_each(chunks, rows, lambda row: row[: draw_count(self, len(row), progress, rng)])
+
+
+@frozen(kw_only=True)
+class Suffix:
+    """The end of the solution before the answer, from a share on that is drawn anew for every row."""
+
+    low: float = field(default=0.2, validator=SHARE)
+    """Least share of the chunks."""
+    high: float = field(default=0.6, validator=SHARE)
+    """Largest share of the chunks."""
+    decay: Decay = field(default="none", validator=DECAY)
+    """How both fall in the course of training."""
+    final: float = field(default=0.0, validator=SHARE)
+    """What is left of them at the last step, as a share of what they were."""
+
+    def __attrs_post_init__(self) -> None:
+        check_range(self)
+
+    def __call__(
+        self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
+    ) -> Tensor | None:
+        """The last floor(eta * K) chunks of each row, at least one unless eta = 0. None where there is nothing to show."""
+        return show_each(chunks, rows, lambda row: row[len(row) - draw_count(self, len(row), progress, rng) :])
+
+
+@frozen(kw_only=True)
+class RevealLast:
+    """int(K (1 - eta)) chunks are hidden; the others and always the last one are shown (the public code of IGPO).
+
+    There the last chunk holds the answer; here it is the last one before the answer.
+    """
+
+    low: float = field(default=0.2, validator=SHARE)
+    """Least eta."""
+    high: float = field(default=0.6, validator=SHARE)
+    """Largest eta."""
+
+    def __attrs_post_init__(self) -> None:
+        check_range(self)
+
+    def __call__(
+        self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
+    ) -> Tensor | None:
+        """None where there is nothing to show."""
+
+        def shown(row: Sequence[int]) -> set[int]:
+            hidden = int(len(row) * (1 - rng.uniform(self.low, self.high)) + 1e-9)
+            return set(row) - set(rng.sample(row[:-1], min(hidden, len(row) - 1)))
+
+        return show_each(chunks, rows, shown)
 
 
 @frozen(kw_only=True)
@@ -102,6 +194,27 @@ class NoInjection:
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
     ) -> Tensor | None:
         return None
+
+
+def check_range(options: UniformChunks | Prefix | Suffix | RevealLast) -> None:
+    if options.low > options.high:
+        raise ValueError(f"low = {options.low} is above high = {options.high}; the share is drawn between them")
+
+
+def show_each(chunks: Sequence[Span], rows: int, choose: Callable[[Sequence[int]], Iterable[int]]) -> Tensor | None:
+    """A row-by-chunk table of what `choose` picks from all chunks' indices, asked row by row; None without chunks."""
+    if not chunks:
+        return None
+    shown = torch.zeros(rows, len(chunks), dtype=torch.bool)
+    for row in shown:
+        row[list(choose(range(len(chunks))))] = True
+    return shown
+
+
+def draw_count(options: Shares, chunks: int, progress: float, rng: Random) -> int:
+    """How many chunks a row is shown: eta ~ U[low, high], times what decay leaves of it at this time of training."""
+    left = {"none": 1.0, "linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2}[options.decay]
+    return hint_count(rng.uniform(options.low, options.high) * (options.final + (1.0 - options.final) * left), chunks)
 
 
 def hint_count(eta: float, chunks: int) -> int:

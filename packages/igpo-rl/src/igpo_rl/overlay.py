@@ -1,7 +1,8 @@
-"""Where hint tokens stand in the completion: trace token i at completion slot i. And what was shown in the end.
+"""Where hint tokens stand in the completion, and what was shown in the end.
 
-An overlay is (rows, L) long with -1 where the slot is left blank. `leaked` and `values_seen` look at the rows that
-came back, not at the plan, so that they also catch a chunker, an injection or a player that shows too much.
+A placement says which trace token stands at which slot (-1: left blank); the overlay follows from that, so it cannot
+show anything else. `leaked` and `values_seen` look at the rows that came back, not at the plan, so that they also catch
+a chunker, an injection, a placement or a player that shows too much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ else:
     torch = lazy.load("torch")
 
 BLANK = -1
+MARGIN, SHORTEST_TAIL, WIDEST_GAP, LARGEST_SCALE = 30, 5, 100, 1.5  # of the public code of IGPO, in tokens
 
 
 def within(chunks: Sequence[Span], width: int) -> list[Span]:
@@ -28,18 +30,51 @@ def within(chunks: Sequence[Span], width: int) -> list[Span]:
     return [chunk for chunk in chunks if chunk[0] < width]
 
 
-def place(problem: Problem, chunks: Sequence[Span], shown: Tensor, width: int) -> Tensor:
-    """shown (rows, K) bool -> (rows, width) long, position-aligned (IGPO, arXiv 2509.10396); tokens past `width` are dropped."""
-    overlay = torch.full((len(shown), width), BLANK, dtype=torch.long)
-    if problem.trace is None:
-        return overlay
-    trace = problem.trace[:width]
-    piece = torch.full((len(trace),), -1, dtype=torch.long)
+def place(chunks: Sequence[Span], shown: Tensor, width: int) -> Tensor:
+    """shown (rows, K) bool -> (rows, width) long: trace token i stands at slot i (IGPO, arXiv 2509.10396); the rest is dropped."""
+    piece = torch.full((width,), BLANK)
     for index, (start, end) in enumerate(chunks):
         piece[start:end] = index
-    visible = shown[:, piece.clamp(min=0)] & (piece >= 0) if len(chunks) else shown.new_zeros(len(shown), len(trace))
-    overlay[:, : len(trace)] = trace.where(visible, BLANK)
-    return overlay
+    if not chunks:
+        return piece.repeat(len(shown), 1)
+    return torch.arange(width).where(shown[:, piece.clamp(min=0)] & (piece >= 0), BLANK)
+
+
+def within_spaced(chunks: Sequence[Span], width: int) -> list[Span]:
+    """The chunks of a trace that is cut to `width - 30` tokens; a last one of under 5 tokens is dropped."""
+    room = width - MARGIN
+    if room < 1:
+        raise ValueError(
+            f"place = 'spaced' leaves {MARGIN} slots at the end free, but the completion has {width}; "
+            "use a wider one, or place = 'aligned'"
+        )
+    cut = [(start, min(end, room)) for start, end in chunks if start < room]
+    return cut[:-1] if cut and cut[-1][1] - cut[-1][0] < SHORTEST_TAIL else cut
+
+
+def place_spaced(chunks: Sequence[Span], shown: Tensor, width: int, length: int) -> Tensor:
+    """shown (rows, K) bool, of a trace of `length` tokens -> (rows, width) long: hints spread out, as in IGPO's public code.
+
+    The gaps between shown chunks are stretched by (width - 30) / length, within [1, 1.5], and are 100 slots at most.
+    """
+    room = width - MARGIN
+    scale = min(max(room / max(1, length), 1.0), LARGEST_SCALE)
+    source = torch.full((len(shown), width), BLANK)
+    for row, flags in zip(source, shown.tolist(), strict=True):
+        slot = seen = 0
+        for index, (start, end) in enumerate(chunk for chunk, flag in zip(chunks, flags, strict=True) if flag):
+            slot += min(int((start - seen) * scale), WIDEST_GAP) if index else int(start * scale)
+            stop = max(slot, min(slot + end - start, room))
+            row[slot:stop] = torch.arange(start, start + stop - slot)
+            slot, seen = stop, end
+    return source
+
+
+def overlay_of(trace: Tensor | None, source: Tensor) -> Tensor:
+    """(H,) tokens and (rows, L) places in them -> (rows, L) tokens, -1 where the slot is left blank."""
+    if trace is None or not len(trace):
+        return torch.full_like(source, BLANK)
+    return trace[source.clamp(min=0)].where(source >= 0, BLANK)
 
 
 def check_shown(rollouts: Rollouts, overlay: Tensor) -> None:
@@ -52,25 +87,28 @@ def check_shown(rollouts: Rollouts, overlay: Tensor) -> None:
         )
 
 
-def leaked(given: Tensor, problems: Sequence[Problem]) -> int:
-    """How many given tokens (B, L), one problem a row, are not hintable: 0 unless a plug-in shows what it must not."""
-    return int((given & ~_aligned([problem.hintable for problem in problems], given)).sum())
+def leaked(given: Tensor, source: Tensor, problems: Sequence[Problem]) -> int:
+    """How many given tokens (B, L) are not hintable: 0 unless a plug-in shows what it must not.
+
+    `source` (B, L): their places in the trace of the row's problem; a given token without a place counts too.
+    """
+    return int((given & ~_at(source, [problem.hintable for problem in problems])).sum())
 
 
-def values_seen(given: Tensor, problems: Sequence[Problem]) -> int:
+def values_seen(given: Tensor, source: Tensor, problems: Sequence[Problem]) -> int:
     """In how many rows the hints show a whole occurrence of the answer's value (one run of `answer_value`)."""
     seen = 0
-    for row, problem in zip(given, problems, strict=True):
+    for row, places, problem in zip(given, source, problems, strict=True):
         runs = [] if problem.answer_value is None else true_runs(problem.answer_value)
-        seen += any(end <= len(row) and bool(row[start:end].all()) for start, end in runs)
+        shown = set(places[row].tolist())
+        seen += any(shown.issuperset(range(start, end)) for start, end in runs)
     return seen
 
 
-def _aligned(masks: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """(H,) masks of the traces, a row each -> (B, L) at the slots where the trace tokens stand."""
-    table = torch.zeros_like(like)
-    for row, mask in zip(table, masks, strict=True):
-        if mask is not None:
-            shown = mask[: len(row)]
-            row[: len(shown)] = shown.to(row.device)
+def _at(source: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """(H,) bool masks of the traces, a row each -> (B, L) at the slots where their tokens stand."""
+    table = torch.zeros_like(source, dtype=torch.bool)
+    for row, places, mask in zip(table, source, masks, strict=True):
+        if mask is not None and len(mask):
+            row[:] = mask[places.clamp(min=0, max=len(mask) - 1)] & (places >= 0) & (places < len(mask))
     return table

@@ -7,13 +7,22 @@ from igpo_rl.hookspecs import hookimpl
 
 @hookimpl
 def igpo_chunkers() -> dict[str, str]:
-    return {"random-length": "igpo_rl.chunkers:RandomLength"}
+    return {
+        "random-length": "igpo_rl.chunkers:RandomLength",
+        "fixed": "igpo_rl.chunkers:Fixed",
+        "sentence": "igpo_rl.chunkers:Sentence",
+        "step": "igpo_rl.chunkers:Step",
+    }
 
 
 @hookimpl
 def igpo_injections() -> dict[str, str]:
     return {
         "uniform-chunks": "igpo_rl.injections:UniformChunks",
+        "prefix": "igpo_rl.injections:Prefix",
+        "suffix": "igpo_rl.injections:Suffix",
+        "adaptive": "igpo_rl.adaptive:Adaptive",
+        "reveal-last": "igpo_rl.injections:RevealLast",
         "full": "igpo_rl.injections:Full",
         "resample": "igpo_rl.injections:Resample",
         "none": "igpo_rl.injections:NoInjection",

@@ -24,8 +24,10 @@ else:
 Span = tuple[int, int]
 """Half-open."""
 
-BREAK = re.compile(r"[.!?;](?=\s|$)|\n|\\\]|\$\$|>>")
-"""The last character of a sentence, a line or an equation."""
+SENTENCE = re.compile(r"(?:[.!?;](?=\s|$)|\n)(?:[ \t]*\n)*")
+"""Ends with the last character of a sentence or a line, line breaks included."""
+STEP = re.compile(r"(?:\\\[.*?\\\]|\$\$.*?\$\$|>>|\n)(?:[ \t]*\n)*", re.DOTALL)
+"""Ends with the last character of a displayed equation, of a calculation (<<6*7=42>>) or of a line."""
 
 
 def problem_from_text(
@@ -61,7 +63,8 @@ def problem_from_text(
         prompt=prompt,
         trace=trace,
         hintable=torch.tensor(hintable, dtype=torch.bool),
-        breaks=torch.tensor(break_tokens(offsets, trace_text), dtype=torch.bool),
+        breaks=torch.tensor(last_tokens(offsets, trace_text, SENTENCE), dtype=torch.bool),
+        steps=torch.tensor(last_tokens(offsets, trace_text, STEP), dtype=torch.bool),
         answer_value=torch.tensor(touching(offsets, value_spans(trace_text, answer)), dtype=torch.bool),
     )
 
@@ -71,14 +74,14 @@ def touching(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     return [any(max(start, low) < min(end, high) for low, high in spans) for start, end in offsets]
 
 
-def break_tokens(offsets: Sequence[Span], text: str) -> list[bool]:
-    """True for the last token of each sentence, line or equation, and for the last token of all.
+def last_tokens(offsets: Sequence[Span], text: str, pattern: re.Pattern[str]) -> list[bool]:
+    """True for the token that holds the last character of a match of `pattern`, and for the last token of all.
 
     The character that ends a line may belong to no token; then the token before it is the last one.
     """
     starts = [start for start, end in offsets if start < end]
     tokens = [index for index, (start, end) in enumerate(offsets) if start < end]
-    last = [match.end() - 1 for match in BREAK.finditer(text)] + [len(text)]
+    last = [match.end() - 1 for match in pattern.finditer(text)] + [len(text)]
     found = {tokens[place - 1] for character in last if (place := bisect_right(starts, character)) > 0}
     return [index in found for index in range(len(offsets))]
 

@@ -44,7 +44,9 @@ class Problem:
     hintable: Tensor | None = None
     """(H,) bool: True where a trace token may become a hint; False on every token that touches an answer span."""
     breaks: Tensor | None = None
-    """(H,) bool: True on the last token of a sentence, line or equation."""
+    """(H,) bool: True on the last token of a sentence or line."""
+    steps: Tensor | None = None
+    """(H,) bool: True on the last token of a line or equation."""
     answer_value: Tensor | None = None
     """(H,) bool: True where the answer's value occurs, inside or outside a span (for `hint/answer_value_seen`)."""
 

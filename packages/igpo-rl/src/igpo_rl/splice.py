@@ -40,6 +40,21 @@ def splice(originals: Rollouts, inpainted: Rollouts, groups: Sequence[int], grou
     return evolve(batch, hinted=order >= len(originals), group=originals.group)
 
 
+def find_easy(rollouts: Rollouts, group: int) -> Tensor:
+    """(Q,) bool: True where every row of the group is correct, so that it has nothing to teach."""
+    return rollouts.correct.view(-1, group).all(1)
+
+
+def substitute(originals: Rollouts, fresh: Rollouts, groups: Sequence[int], group: int) -> Rollouts:
+    """`fresh` holds `group` rows for each of `groups`; they take the places of those groups' originals."""
+    pick = list(range(len(originals)))
+    for place, index in enumerate(groups):
+        first = len(originals) + place * group
+        pick[index * group : (index + 1) * group] = range(first, first + group)
+    order = torch.tensor(pick, dtype=torch.long, device=originals.completion.device)
+    return evolve(stack(originals, fresh).take(order), group=originals.group)
+
+
 def stack(first: Rollouts, second: Rollouts) -> Rollouts:
     """The rows of both; the narrower prompts are padded on the left, metrics that both have are added."""
     width = max(first.prompt.shape[1], second.prompt.shape[1])

@@ -56,6 +56,8 @@ def summarise(
         "hint/answer_leak": total["leak"],
         "hint/answer_value_seen": total["seen"],
     }
+    if total["inpainted"]:
+        metrics["sample/forwards_inpainted"] = total["spent"] / total["inpainted"]
     if total["stuck"]:
         metrics["stuck/rescued"] = total["rescued"] / total["stuck"]
     if total["slots"]:

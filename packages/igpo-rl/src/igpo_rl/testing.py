@@ -67,7 +67,7 @@ def check_injection(injection: Injection, rows: int = 6) -> None:
             )
             _require(bool((shown == again).all()), "the same arguments gave another table")
             if isinstance(injection, Observer):
-                injection.observe(problem, shown, torch.arange(rows) % 2 == 0, memory)
+                injection.observe(problem.key, shown, torch.arange(rows) % 2 == 0, memory)
             _require(_is_plain(memory), "memory holds more than plain values, lists and dicts; it could not be written")
 
 
@@ -221,6 +221,7 @@ def _problem(hintable: str) -> Problem:
         trace=torch.arange(len(flags)),
         hintable=flags,
         breaks=breaks,
+        steps=torch.arange(len(flags)) % 11 == 10,
         answer_value=torch.zeros_like(flags),
     )
 

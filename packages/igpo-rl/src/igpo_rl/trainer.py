@@ -18,7 +18,7 @@ import lazy_loader as lazy
 from attrs import define, field, frozen, validators
 
 from igpo_rl.checkpoint import Checkpoints, Saved
-from igpo_rl.igpo import IGPO, identity
+from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
 from igpo_rl.records import Denoiser, Play, Problem, Rollouts
 from igpo_rl.seeds import permutation_stream
@@ -270,6 +270,7 @@ def train(
     mask_id: int,
     resume: Saved | None = None,
     exchange: Callable[[Play], Play] = identity,
+    retrace: Retrace | None = None,
     phase: str = "igpo",
 ) -> int:
     """RL for `steps` rollout phases in all; returns how many are done, fewer where `routine.stop` said so.
@@ -280,13 +281,21 @@ def train(
     gather = gather_with(accelerator)
     updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates)
     start, memory = restore(resume, phase, updater)
-    order = permutation_stream(len(problems), algorithm.seed, phase, start=start * algorithm.prompts)
-    stream = (problems[index] for index in islice(order, accelerator.process_index, None, accelerator.num_processes))
+    drawn = memory.get("drawn", start * algorithm.prompts)
+    stream = (problems[index] for index in permutation_stream(len(problems), algorithm.seed, phase, start=drawn))
     meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, steps):
         batch = algorithm.collect(
-            play, stream, progress=step / steps, step=step, memory=memory, exchange=exchange, gather=gather
+            play,
+            stream,
+            progress=step / steps,
+            step=step,
+            memory=memory,
+            exchange=exchange,
+            gather=gather,
+            rank=accelerator.process_index,
+            retrace=retrace,
         )
         if routine.watch is not None:
             routine.watch(step + 1, batch)
