@@ -10,6 +10,7 @@ from .models.bidirectional import Bidirectional as Bidirectional
 from .models.block import Block as Block
 from .models.dream import Dream as Dream
 from .models.llada import LLaDA as LLaDA
+from .models.masked_lm import MaskedLM as MaskedLM
 from .models.tiny import Tiny as Tiny
 from .samplers import LLaDASampler as LLaDASampler
 from .samplers import RandomSampler as RandomSampler

@@ -12,6 +12,7 @@ def igpo_models() -> dict[str, str]:
         "block": "igpo_sampling.models.block:Block",
         "dream": "igpo_sampling.models.dream:Dream",
         "llada": "igpo_sampling.models.llada:LLaDA",
+        "masked-lm": "igpo_sampling.models.masked_lm:MaskedLM",
         "tiny": "igpo_sampling.models.tiny:Tiny",
     }
 

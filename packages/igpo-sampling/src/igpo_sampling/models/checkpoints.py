@@ -296,6 +296,15 @@ def _places(
     return places
 
 
+def stored_names(folder: Path) -> set[str]:
+    """The names of all weights in a directory, from the headers of its files."""
+    names: set[str] = set()
+    for file in _shards(folder):
+        with _opened(file) as shard:
+            names.update(shard.keys())
+    return names
+
+
 def _shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():

@@ -1,0 +1,46 @@
+"""Masked language models of transformers as diffusion models: their pre-training is one step of the diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from igpo_sampling.denoiser import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+
+@frozen(kw_only=True)
+class MaskedLM:
+    """BERT, RoBERTa, ModernBERT, EuroBERT and dllm's BERT-Chat; other masked language models with full logits."""
+
+    path: str
+    """A directory, or a name on the Hugging Face hub (downloaded once)."""
+    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """The mask token, where neither the model's config nor its tokenizer names one."""
+    eos_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """The token that ends a text; none: what config or tokenizer say, else the separator."""
+    pad_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """The token on padding; none: what config or tokenizer say, else the one that ends a text."""
+
+    def __call__(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        vocabulary: Sequence[str] | None = None,  # noqa: ARG002
+        seed: int = 0,  # noqa: ARG002
+    ) -> Loaded:
+        """Load in `dtype`, or as stored. A checkpoint has its own vocabulary and needs no seed."""
+        from igpo_sampling.models import checkpoints, masked_lm_network
+
+        checkpoint = checkpoints.read_checkpoint(self.path)
+        return masked_lm_network.load(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            special={"mask": self.mask_id, "eos": self.eos_id, "pad": self.pad_id},
+        )
