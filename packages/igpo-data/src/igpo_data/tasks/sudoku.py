@@ -137,8 +137,11 @@ def _task(puzzle: list[int], steps: list[tuple[int, int]], key: str) -> Task:
 
 def _from_row(place: str, row: Any, key: str) -> Task:
     texts = [str(row.get(name, row.get(name.lower()))).zfill(CELLS) for name in ("Puzzle", "Solution")]
-    if not all(len(text) == CELLS and set(text) <= set("01234") for text in texts):
-        raise ValueError(f"{place}: needs Puzzle and Solution, 16 digits 0 to 4 each; it has {dict(row)}")
+    digits = set("01234"), set("1234")
+    if not all(len(text) == CELLS and set(text) <= known for text, known in zip(texts, digits, strict=True)):
+        raise ValueError(
+            f"{place}: needs Puzzle and Solution, 16 digits each, of the puzzle 0 to 4, of the solution 1 to 4; it has {dict(row)}"
+        )
     puzzle, solution = ([int(digit) for digit in text] for text in texts)
     steps = fill(puzzle, solution)
     task = _task(puzzle, steps, key) if steps else None
