@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ BY_NAME = {"tensorboard"}
 
 
 def declared(package: Path) -> set[str]:
-    """Import names of a package's dependencies; a distribution's name with _ for - in every case here."""
+    """Import names of a package's dependencies and extras; a distribution's name with _ for - in every case here."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    return {re.split(r"[\[<>=!~ ;]", need)[0].replace("-", "_") for need in project["dependencies"]}
+    needs = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
+    return {re.split(r"[\[<>=!~ ;]", need)[0].replace("-", "_") for need in needs}
 
 
 def imported(source: str) -> set[str]:

@@ -25,6 +25,7 @@ TWELVE = Task(
     trace="5 + 7 = 12 #### 12",
     answer_spans=((16, 18),),
     meta={
+        "tests": "assert count() == 12",
         "choices": ["11", "12"],
         "numbers": [5, 7],
         "target": 12,
@@ -36,6 +37,7 @@ RIGHT = {
     "change": "5 + 5 + 1 + 1",
     "countdown": "#### 5 + 7",
     "json-field": '{"answer": 12}',
+    "code": "def count():\n    return 12\n",
 }
 """What each verifier takes for right; the others read a statement of the answer."""
 CHECKS = {

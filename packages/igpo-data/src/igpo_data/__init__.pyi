@@ -23,6 +23,8 @@ from .verdict import Verdict as Verdict
 from .verdict import Verifier as Verifier
 from .verdict import verify as verify
 from .verifiers.choice import Choice as Choice
+from .verifiers.code import Program as Program
+from .verifiers.code import extract_program as extract_program
 from .verifiers.combined import AllOf as AllOf
 from .verifiers.combined import Weighted as Weighted
 from .verifiers.countdown import Countdown as Countdown

@@ -32,6 +32,7 @@ def igpo_verifiers() -> dict[str, str]:
         "math": "igpo_data.verifiers.math:Math",
         "exact": "igpo_data.verifiers.exact:Exact",
         "numeric": "igpo_data.verifiers.numeric:Numeric",
+        "code": "igpo_data.verifiers.code:Program",
         "derivation": "igpo_data.verifiers.derivation:Derivation",
         "choice": "igpo_data.verifiers.choice:Choice",
         "regex": "igpo_data.verifiers.regex:Regex",
