@@ -39,7 +39,8 @@ def test_message_1_no_such_plug_in(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         line = said(capsys, *argv, code=2)
         assert line.startswith("error: no sampler named 'lada'. Did you mean 'llada'? Installed: ")
-        assert line.endswith(", llada, random (igpo plugins sampler)")
+        assert ", llada, " in line
+        assert line.endswith(" (igpo plugins sampler)")
     assert "Did you mean" not in said(capsys, "train", "--sampler", "xyzzy", code=2)
 
 

@@ -426,18 +426,18 @@ def test_inputs_that_do_not_fit_are_refused():
             sample(LLaDASampler(block=4, temperature=temperature), broken, canvas)
 
 
-def test_watch_sees_every_step():
+def test_watch_sees_every_step_and_rows_move_up_as_others_are_done():
     canvas = Canvas.blank([torch.arange(2)] * 3, 6, mask_id=MASK, pad_id=EOS)
-    seen: list[tuple[int, int]] = []
-    sampler = LLaDASampler(steps=3, block=6, temperature=0.0, max_rows=2)
-    result = sample(
-        sampler,
-        TableDenoiser(VOCAB),
-        canvas,
-        watch=lambda step, tokens: seen.append((step, int((tokens == MASK).sum()))),
-    )
-    assert seen == [(0, 12), (1, 6), (2, 0)]
-    assert result.forwards.tolist() == [3, 3, 3]
+    for max_rows, left in ((3, [12, 6, 0]), (2, [14, 10, 6, 4, 2, 0])):
+        seen: list[tuple[int, int]] = []
+        result = sample(
+            LLaDASampler(steps=3, block=6, temperature=0.0, max_rows=max_rows),
+            TableDenoiser(VOCAB),
+            canvas,
+            watch=lambda step, tokens: seen.append((step, int((tokens == MASK).sum()))),  # noqa: B023
+        )
+        assert seen == list(enumerate(left))
+        assert result.forwards.tolist() == [3, 3, 3]
 
 
 def test_gradients_are_not_recorded_and_modes_are_left_alone():

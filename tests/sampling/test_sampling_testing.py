@@ -81,7 +81,7 @@ class Spoilt(TableDenoiser):
         super().__init__(11)
         self.how = how
 
-    def forward(self, tokens: Any, attention: Any, where: Any, read: Any = None) -> Any:
+    def forward(self, tokens: Any, attention: Any, where: Any, read: Any = None, window: Any = None) -> Any:
         if self.how == "padding is never attended":
             attention = torch.ones_like(attention)
         elif self.how == "logits follow `where`":
@@ -95,7 +95,7 @@ class Spoilt(TableDenoiser):
             attention = attention & ~last
         elif self.how == "what `read` returns":
             read = None
-        result = super().forward(tokens, attention, where, read)
+        result = super().forward(tokens, attention, where, read, window)
         return result[:, 1:] if self.how == "logits are" else result
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
+from igpo_sampling import Decoding
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,17 +22,11 @@ STREAM = 1952
 
 
 @frozen(kw_only=True)
-class CoinSampler:
+class CoinSampler(Decoding):
     """Each blank flips a coin weighted by its confidence; heads commits it."""
 
     patience: float = field(default=1.0, validator=validators.ge(0.0))
     """Exponent of the confidence: 0 commits a whole block at once, large values one token a step."""
-    block: int = field(default=32, validator=validators.ge(1))
-    """Tokens of a block; the last block may be short."""
-    temperature: float = field(default=1.0, validator=validators.ge(0.0))
-    """Sampling temperature; 0 takes the most probable token."""
-    max_rows: int = field(default=64, validator=validators.ge(1))
-    """Rows of one forward; more rows are sampled in turns."""
 
     def __call__(
         self,
@@ -39,7 +35,7 @@ class CoinSampler:
         seeds: Tensor,
         *,
         mask_id: int,
-        eos_id: int,  # noqa: ARG002 a row is filled to its end
+        eos_id: int,
         watch: Callable[[int, Tensor], None] | None = None,
     ) -> Sample:
         """The surest blank is committed in any case, so a row takes between one forward a block and one a token."""
@@ -49,23 +45,21 @@ class CoinSampler:
 
         seeds = seeds.to(canvas.tokens.device)
 
-        def flip(confidence: Tensor, rows: Tensor, step: int) -> Tensor:
-            """confidence (R, L), -inf where a cell is not open -> (R, L) bool: True on the cells to commit."""
+        def flip(confidence: Tensor, rows: Tensor, step: Tensor) -> Tensor:
+            """confidence (R, L), -inf where a cell is not open; rows and step (R,) -> (R, L) bool: the cells to commit."""
             position = torch.arange(canvas.width, device=seeds.device)
-            coin = noise.uniform(seeds[rows, None], step, position, STREAM)
-            heads = (confidence > -torch.inf) & (coin < confidence.clamp(min=0) ** self.patience)
+            coin = noise.uniform(seeds[rows, None], step[:, None], position, STREAM)
+            heads = coin < confidence.clamp(min=0) ** self.patience
             return heads | commit.top(confidence, torch.ones_like(rows))
 
         return loop.denoise(
             denoiser,
             canvas,
             seeds,
-            block=self.block,
-            temperature=self.temperature,
+            self,
             confidence=commit.probability,
             rule=flip,
             mask_id=mask_id,
-            eos_id=None,
-            max_rows=self.max_rows,
+            eos_id=eos_id,
             watch=watch,
         )

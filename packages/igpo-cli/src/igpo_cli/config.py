@@ -415,7 +415,7 @@ def resolve(
     values = dict(sorted(build.values.items(), key=lambda item: isinstance(item[1], dict)))
     config = Config(values, build.origins, tuple(draft.notes), build.objects, file)
     for within in (None, *draft.scopes):
-        block = getattr(config.plugin("sampler", within), "block", 0)
+        block = getattr(config.plugin("sampler", within), "block", None) or 0
         if block > (width := run.width):
             wide = ValueError(f"block = {block} is wider than the completion, width = {width}. Use at most {width}.")
             raise config.refuse(_join(within, "sampler"), wide)

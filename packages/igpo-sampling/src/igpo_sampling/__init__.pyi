@@ -2,6 +2,7 @@ from .__about__ import __version__ as __version__
 from .cache import KeyValues as KeyValues
 from .cache import Window as Window
 from .canvas import Canvas as Canvas
+from .decoding import Decoding as Decoding
 from .denoiser import Denoiser as Denoiser
 from .denoiser import Loaded as Loaded
 from .denoiser import Model as Model
@@ -12,6 +13,14 @@ from .models.dream import Dream as Dream
 from .models.llada import LLaDA as LLaDA
 from .models.masked_lm import MaskedLM as MaskedLM
 from .models.tiny import Tiny as Tiny
+from .samplers import DreamSampler as DreamSampler
+from .samplers import EntropyBoundSampler as EntropyBoundSampler
+from .samplers import EntropySampler as EntropySampler
+from .samplers import FactorSampler as FactorSampler
+from .samplers import KLASSSampler as KLASSSampler
+from .samplers import LeftToRightSampler as LeftToRightSampler
 from .samplers import LLaDASampler as LLaDASampler
+from .samplers import MarginSampler as MarginSampler
 from .samplers import RandomSampler as RandomSampler
 from .samplers import Sampler as Sampler
+from .samplers import ThresholdSampler as ThresholdSampler

@@ -83,6 +83,11 @@ class Canvas:
         """(B, L) long, a view."""
         return self.tokens[:, self.tokens.shape[1] - self.width :]
 
+    @property
+    def blanks(self) -> Tensor:
+        """(B, L) bool: the completion cells that are not given."""
+        return ~self.given[:, self.tokens.shape[1] - self.width :]
+
     def to(self, device: torch.device | str) -> Canvas:
         """The same canvas on another device."""
         return evolve(

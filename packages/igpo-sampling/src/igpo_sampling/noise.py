@@ -12,10 +12,12 @@ from torch import Tensor
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 PART = 512
 """Tokens per part in `draw`: about the square root of a large vocabulary."""
+TOKEN, CONFIDENCE, ORDER = 0, 1, 2
+"""Streams of the denoising loop; any other number is free for a sampler's own."""
 
 
-def uniform(seed: Tensor, step: int, position: Tensor, stream: int = 0) -> Tensor:
-    """seed (N,) long, position (N,) long -> (N,) float32 in [0, 1); streams are independent of each other.
+def uniform(seed: Tensor, step: Tensor | int, position: Tensor, stream: int = TOKEN) -> Tensor:
+    """seed, step and position (N,) long -> (N,) float32 in [0, 1); streams are independent of each other.
 
     Nested splitmix64 (Steele et al. 2014, finaliser of Stafford): 24 bits of 64, on the device of the seeds.
     """
@@ -24,6 +26,19 @@ def uniform(seed: Tensor, step: int, position: Tensor, stream: int = 0) -> Tenso
         word = _mix((word ^ coordinate) + GOLDEN)
     number: Tensor = _shift(word, 40).to(torch.float32) * 2.0**-24
     return number
+
+
+def narrowed(logits: Tensor, temperature: float, top_p: float, top_k: int | None) -> Tensor:
+    """logits (N, V) / temperature, -inf but for the `top_k` largest of the fewest that hold `top_p` of the probability.
+
+    Nucleus sampling (1904.09751) first, as in Dream; of equal logits the lower token is kept.
+    """
+    values, tokens = (logits / temperature).sort(dim=1, descending=True, stable=True)
+    share = values.softmax(1)
+    kept = share.cumsum(1) - share < top_p  # what stands before it does not hold enough
+    kept[:, logits.shape[1] if top_k is None else top_k :] = False
+    kept[:, 0] = True
+    return torch.full_like(logits, -torch.inf).scatter(1, tokens, values.where(kept, -torch.inf))
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:

@@ -22,4 +22,12 @@ def igpo_samplers() -> dict[str, str]:
     return {
         "llada": "igpo_sampling.samplers:LLaDASampler",
         "random": "igpo_sampling.samplers:RandomSampler",
+        "margin": "igpo_sampling.samplers:MarginSampler",
+        "entropy": "igpo_sampling.samplers:EntropySampler",
+        "dream": "igpo_sampling.samplers:DreamSampler",
+        "threshold": "igpo_sampling.samplers:ThresholdSampler",
+        "factor": "igpo_sampling.samplers:FactorSampler",
+        "entropy-bound": "igpo_sampling.samplers:EntropyBoundSampler",
+        "klass": "igpo_sampling.samplers:KLASSSampler",
+        "left-to-right": "igpo_sampling.samplers:LeftToRightSampler",
     }

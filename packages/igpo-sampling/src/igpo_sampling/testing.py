@@ -21,17 +21,23 @@ Result = TypeVar("Result")
 
 
 class TableDenoiser(nn.Module):
-    """Logits looked up by a hash of all that is attended: full context, and bit-equal rows, as nothing is multiplied.
+    """Logits looked up by a hash of all that is seen: full context, and bit-equal rows, as nothing is multiplied.
 
-    Positions count from the right end, so left padding changes nothing.
+    Positions count from the right end, so left padding changes nothing. What a token adds to the hash is kept as its key.
     """
 
     table: Tensor
 
-    def __init__(self, vocab: int, *, states: int = 257, scale: float = 3.0, seed: int = 0) -> None:
+    def __init__(
+        self, vocab: int, *, states: int = 257, scale: float = 3.0, seed: int = 0, block: int | None = None
+    ) -> None:
+        """With `block`, a position sees its own and earlier blocks only."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("table", scale * torch.randn(states, vocab, generator=generator))
+        self.caches = ("prefix", "dual") if block is None else ("prefix",)
+        if block is not None:
+            self.block = block
 
     def forward(
         self,
@@ -39,10 +45,22 @@ class TableDenoiser(nn.Module):
         attention: Tensor,
         where: Tensor,
         read: Callable[[Callable[[Tensor], Tensor], Tensor], Result] | None = None,
+        window: Window | None = None,
     ) -> Tensor | Result:
-        place = torch.arange(tokens.shape[1], 0, -1, device=tokens.device)
-        context = ((tokens + 1) * attention * (31 * place * place + 17)).sum(1, keepdim=True)
+        T = tokens.shape[1]
+        place = torch.arange(T, 0, -1, device=tokens.device)
+        keys = (tokens + 1) * attention * (31 * place * place + 17)
+        if window is not None:
+            computed = keys.gather(1, window.columns)[:, None, :, None]
+            keys = window.store.put(0, window.columns, computed, computed)[0][:, 0, :, 0]
+        if (block := trait(self, "block", None)) is None:
+            context = keys.sum(1, keepdim=True)
+        else:
+            number = (T - place - attention.int().argmax(1, keepdim=True)) // block
+            context = (keys[:, None, :] * (number[:, None, :] <= number[:, :, None])).sum(2)
         state = (context + 7919 * place) % len(self.table)
+        if window is not None:
+            state, where = state.gather(1, window.columns), window.locate(where, T)
         hidden = state.flatten()[where][:, None]
         return self.head(hidden) if read is None else read(self.head, hidden)
 
