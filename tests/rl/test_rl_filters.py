@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_rl.filters import KeepAll, TopEntropy
+from igpo_rl.filters import AdaptiveFilter, DropHints, KeepAll, Threshold, TopEntropy
 from igpo_rl.seeds import uniforms
 
 
@@ -48,3 +48,40 @@ def test_the_variant_that_ranks_over_all_hints_ignores_what_is_scored():
 def test_keep_all_keeps_all_scored_hints():
     hint, scored = bools(1, 3, 8), bools(2, 3, 8)
     assert torch.equal(KeepAll()(torch.zeros(3, 8), torch.zeros(3, 8), hint, scored), hint & scored)
+
+
+def test_drop_hints_keeps_none_and_threshold_what_is_uncertain_enough():
+    hint, scored = bools(1, 3, 8), bools(2, 3, 8)
+    entropy = uniforms(torch.arange(3), 8)
+    assert not DropHints()(entropy, entropy, hint, scored).any()
+    assert torch.equal(Threshold(nats=0.4)(entropy, entropy, hint, scored), hint & scored & (entropy >= 0.4))
+    assert torch.equal(Threshold(nats=0.0)(entropy, entropy, hint, scored), hint & scored)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0, 0.95))
+def test_the_hints_share_of_the_gradient_is_bounded(seed, width, share):
+    """And no larger prefix by falling entropy would stay within the bound."""
+    entropy = uniforms(torch.arange(4) + seed, width, stream=1)
+    logp = (uniforms(torch.arange(4) + seed, width, stream=2).double() + 1e-6).log()
+    hint, scored = bools(seed, 4, width), bools(seed + 50, 4, width)
+    kept = AdaptiveFilter(share=share)(entropy, logp, hint, scored)
+    size, own = 1 - logp.exp(), scored & ~hint
+    for row in range(4):
+        mine, theirs = float(size[row][own[row]].sum()), float(size[row][kept[row]].sum())
+        assert theirs <= share * (mine + theirs) + 1e-9
+        order = sorted((hint & scored)[row].nonzero().flatten().tolist(), key=lambda at: (-float(entropy[row, at]), at))
+        count = int(kept[row].sum())
+        assert sorted(order[:count]) == kept[row].nonzero().flatten().tolist()
+        if count < len(order):
+            more = theirs + float(size[row, order[count]])
+            assert more > share * (mine + more) - 1e-9
+
+
+def test_the_proxy_is_within_a_factor_of_the_gradient_in_the_logits():
+    """The norm of onehot - p lies between 1 - p and its sqrt(2)-fold: p of the other tokens sum to 1 - p."""
+    logits = (uniforms(torch.arange(64), 7) * 8).double().requires_grad_()
+    logp = logits.log_softmax(-1)[:, 0]
+    (gradient,) = torch.autograd.grad(logp.sum(), logits)
+    ratio = gradient.norm(dim=1) / (1 - logp.exp())
+    assert (ratio >= 1 - 1e-9).all()
+    assert (ratio <= 2**0.5 + 1e-9).all()

@@ -8,10 +8,10 @@ from attrs import evolve, frozen
 from rl_tiny import EOS, LETTERS, MASK, Player, TinyDenoiser, decode, encode, endless, problem, problems
 
 from igpo_rl.chunkers import RandomLength
-from igpo_rl.filters import KeepAll, TopEntropy
+from igpo_rl.filters import AdaptiveFilter, DropHints, KeepAll, Threshold, TopEntropy
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks
-from igpo_rl.losses import GRPO, GSPO
+from igpo_rl.losses import GRPO, GSPO, row_mean
 from igpo_rl.records import Problem
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import global_generators_untouched
@@ -571,16 +571,17 @@ def filtered(batch, rl):
 
 
 @pytest.mark.parametrize("loss", [GRPO(beta=0.1), GSPO(beta=0.1)])
-def test_filtered_hints_and_hints_behind_the_end_do_not_reach_the_gradient(loss):
-    """The mean-field input holds no completion, so a token matters exactly where it is scored and kept."""
+@pytest.mark.parametrize("which", [TopEntropy(tau=0.3), Threshold(nats=1.0), AdaptiveFilter(share=0.5), DropHints()])
+def test_filtered_hints_and_hints_behind_the_end_do_not_reach_the_gradient(loss, which):
+    """Trap 9. The mean-field input holds no completion, so a token matters exactly where it is scored and kept."""
     batch = hinted_batch()
     ended = batch.valid.clone()
     ended[batch.hinted, 6:] = False  # as if the first EOS stood there
     batch = evolve(batch, valid=ended)
-    rl, reference = algorithm(loss=loss, filter=TopEntropy(tau=0.3)), TinyDenoiser(seed=1).double()
+    rl, reference = algorithm(loss=loss, filter=which), TinyDenoiser(seed=1).double()
     kept = filtered(batch, rl)
     hint = batch.given & batch.hinted[:, None]
-    assert kept.any()
+    assert kept.any() or which == DropHints()
     assert (hint & batch.valid & ~kept).any()
     assert (hint & ~batch.valid).any()
 
@@ -592,7 +593,17 @@ def test_filtered_hints_and_hints_behind_the_end_do_not_reach_the_gradient(loss)
         for one, other in zip(base, gradients(swap(batch, silent)), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     for loud in (kept, batch.valid & ~batch.given & with_signal(batch)[:, None]):
-        assert not close(base[0], gradients(swap(batch, loud))[0], atol=1e-6)
+        assert not loud.any() or not close(base[0], gradients(swap(batch, loud))[0], atol=1e-6)
+
+
+def test_a_sequence_ratio_over_all_tokens_lets_filtered_hints_through():
+    """Trap 9, the faulty variant: the mean that makes the sequence ratio runs over dropped tokens too."""
+    logp = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
+    kept = torch.tensor([[True, False, True]])
+    faulty = (logp - logp.detach()).mean(1).exp()
+    ours = row_mean(logp - logp.detach(), kept).exp()
+    assert torch.autograd.grad(faulty.sum(), logp)[0][~kept] != 0
+    assert torch.autograd.grad(ours.sum(), logp)[0][~kept] == 0
 
 
 def test_without_the_filter_all_hints_matter():

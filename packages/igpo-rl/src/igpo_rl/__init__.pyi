@@ -8,8 +8,11 @@ from .chunkers import Fixed as Fixed
 from .chunkers import RandomLength as RandomLength
 from .chunkers import Sentence as Sentence
 from .chunkers import Step as Step
+from .filters import AdaptiveFilter as AdaptiveFilter
+from .filters import DropHints as DropHints
 from .filters import EntropyFilter as EntropyFilter
 from .filters import KeepAll as KeepAll
+from .filters import Threshold as Threshold
 from .filters import TopEntropy as TopEntropy
 from .igpo import IGPO as IGPO
 from .injections import Full as Full

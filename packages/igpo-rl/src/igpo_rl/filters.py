@@ -36,11 +36,40 @@ class TopEntropy:
         """Ties go to the earlier position. A row without a scored hint keeps nothing."""
         candidate = hint & scored
         keep = (candidate.sum(1, keepdim=True) * self.tau + 1e-4).floor().clamp(min=1)
-        descending = entropy.masked_fill(~candidate, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(descending).scatter_(
-            1, descending, torch.arange(hint.shape[1], device=hint.device).expand_as(hint)
-        )
-        return candidate & (rank < keep)
+        return candidate & (entropy_rank(entropy, candidate) < keep)
+
+
+@frozen(kw_only=True)
+class Threshold:
+    """The hint tokens that the old policy is unsure of by more than so many nats."""
+
+    nats: float = field(default=0.5, validator=validators.ge(0.0))
+    """Least entropy of a token that is kept; ln 2 is that of a fair coin."""
+
+    def __call__(self, entropy: Tensor, logp: Tensor, hint: Tensor, scored: Tensor) -> Tensor:
+        return hint & scored & (entropy >= self.nats)
+
+
+@frozen(kw_only=True)
+class AdaptiveFilter:
+    """As many hint tokens, the least sure ones first, as leave most of a row's gradient to the policy's own tokens.
+
+    1 - p of a token stands for the size of its gradient in the logits, which is (1 - p, -p_v, ...): near 0 where the
+    policy would have written the token anyway, near 1 where it would never have.
+    """
+
+    share: float = field(default=0.2, validator=[validators.ge(0.0), validators.lt(1.0)])
+    """Largest share of the kept hints in a row's sum of 1 - p over all tokens that keep their gradient."""
+
+    def __call__(self, entropy: Tensor, logp: Tensor, hint: Tensor, scored: Tensor) -> Tensor:
+        """A row without tokens of its own, or whose first hint is already too much, keeps none."""
+        candidate = hint & scored
+        size = 1 - logp.exp()
+        bound = size.where(scored & ~hint, 0.0).sum(1, keepdim=True) * self.share / (1 - self.share)
+        rank = entropy_rank(entropy, candidate)
+        order = rank.argsort(1)
+        taken = size.where(candidate, 0.0).gather(1, order).cumsum(1).gather(1, rank)
+        return candidate & (taken <= bound)
 
 
 @frozen(kw_only=True)
@@ -49,3 +78,18 @@ class KeepAll:
 
     def __call__(self, entropy: Tensor, logp: Tensor, hint: Tensor, scored: Tensor) -> Tensor:
         return hint & scored
+
+
+@frozen(kw_only=True)
+class DropHints:
+    """No hint token carries gradient: hints only bring the policy to where it succeeds by itself."""
+
+    def __call__(self, entropy: Tensor, logp: Tensor, hint: Tensor, scored: Tensor) -> Tensor:
+        return torch.zeros_like(hint)
+
+
+def entropy_rank(entropy: Tensor, candidate: Tensor) -> Tensor:
+    """(B, L) long: place of each cell by falling entropy among its row's candidates, which come first; ties by position."""
+    descending = entropy.masked_fill(~candidate, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(entropy.shape[1], device=entropy.device).expand_as(descending)
+    return torch.empty_like(descending).scatter_(1, descending, places)

@@ -31,7 +31,13 @@ def igpo_injections() -> dict[str, str]:
 
 @hookimpl
 def igpo_filters() -> dict[str, str]:
-    return {"top-entropy": "igpo_rl.filters:TopEntropy", "keep-all": "igpo_rl.filters:KeepAll"}
+    return {
+        "top-entropy": "igpo_rl.filters:TopEntropy",
+        "threshold": "igpo_rl.filters:Threshold",
+        "adaptive": "igpo_rl.filters:AdaptiveFilter",
+        "keep-all": "igpo_rl.filters:KeepAll",
+        "drop-hints": "igpo_rl.filters:DropHints",
+    }
 
 
 @hookimpl
