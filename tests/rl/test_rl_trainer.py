@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
+from attrs import evolve
 from rl_tiny import EOS, LETTERS, MASK, PAD, Player, TinyDenoiser, problems
 
+from igpo_rl.adaptive import Adaptive
 from igpo_rl.checkpoint import Checkpoints
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.igpo import IGPO
@@ -28,15 +30,44 @@ def judge(one, text) -> bool:
     return sum(a == b for a, b in zip(wanted, text, strict=False)) >= 6
 
 
+EASY = {one.key for one in problems(8)[::3]}
+RICH = {
+    "injection": Adaptive(),
+    "hints_from": "either",
+    "refills": 2,
+    "measure": ("gradient", "hint-kl"),
+}
+"""All that remembers (what hints led to, own successes, how many problems were used up), and all that is measured."""
+
+
+def judge_easy(one, text) -> bool:
+    """Some problems are right throughout."""
+    return one.key in EASY or judge(one, text)
+
+
+def retrace(one, tokens):
+    """A completion as a trace: its last two letters are the answer."""
+    none = torch.zeros(len(tokens), dtype=torch.bool)
+    hintable = torch.arange(len(tokens)) < len(tokens) - 2
+    return evolve(one, trace=tokens, hintable=hintable, breaks=none, steps=none, answer_value=none)
+
+
 class Run:
     """A small run of both phases, in one process."""
 
     def __init__(
-        self, folder: Path | None = None, *, stop_after: int | None = None, score_rows: int = 5, double: bool = False
+        self,
+        folder: Path | None = None,
+        *,
+        stop_after: int | None = None,
+        score_rows: int = 5,
+        double: bool = False,
+        verdict=judge,
+        **algorithm,
     ):
         self.accelerator = Accelerator(cpu=True)
         policy = TinyDenoiser().double() if double else TinyDenoiser()
-        self.play = Player(policy, WIDTH, judge)
+        self.play, self.algorithm = Player(policy, WIDTH, verdict), algorithm
         self.policy = self.accelerator.prepare_model(policy)
         self.reference = TinyDenoiser(seed=1).double() if double else TinyDenoiser(seed=1)
         self.log: list[tuple[int, str, dict]] = []
@@ -78,6 +109,7 @@ class Run:
                 chunker=RandomLength(low=2, high=3),
                 estimator=RandomMask(low=0.2),
                 loss=GRPO(beta=0.05),
+                **self.algorithm,
             ),
             self.policy,
             self.reference,
@@ -89,6 +121,7 @@ class Run:
             steps=STEPS,
             mask_id=MASK,
             resume=resume,
+            retrace=retrace,
         )
 
     def weights(self) -> list[torch.Tensor]:
@@ -149,6 +182,34 @@ def test_a_resumed_run_is_the_straight_run_bit_by_bit(tmp_path, straight, stop_a
     assert second.rl(latest) == STEPS
     assert equal(second.weights(), straight.weights())
     assert first.measured() + second.measured() == straight.measured()
+
+
+def test_what_is_remembered_survives_a_resumption(tmp_path):
+    """The memory is in the checkpoint; without it another run would follow."""
+    straight = Run(tmp_path / "straight", verdict=judge_easy, **RICH)
+    straight.rl()
+    memory = straight.checkpoints.latest().load()["memory"]
+    assert memory["drawn"] > STEPS * 4
+    assert memory["injection"]["problems"]
+    assert memory["successes"]
+    Run(tmp_path / "cut", stop_after=2, verdict=judge_easy, **RICH).rl()
+    second = Run(tmp_path / "cut", verdict=judge_easy, **RICH)
+    saved = second.checkpoints.latest()
+    state = saved.load()
+    second.rl(saved)
+    assert equal(second.weights(), straight.weights())
+    assert second.checkpoints.latest().load()["memory"] == memory
+    assert second.measured() == straight.measured()[2:]
+
+    class Forgetful:
+        phase, step = saved.phase, saved.step
+
+        def load(self):
+            return {**state, "memory": {}}
+
+    faulty = Run(verdict=judge_easy, **RICH)
+    faulty.rl(Forgetful())
+    assert not equal(faulty.weights(), straight.weights())
 
 
 def test_a_resume_without_the_moments_would_differ(tmp_path, straight):
@@ -318,12 +379,18 @@ def test_the_meter_adds_parts_and_averages_updates():
 
 
 def both_phases(path: str) -> None:
+    """A plain run, and one with refilled groups, own successes and hints that adapt."""
     torch.set_num_threads(1)
-    run = Run(double=True, score_rows=3)
-    run.sft()
-    run.rl()
-    name = f"{run.accelerator.process_index}-of-{run.accelerator.num_processes}"
-    torch.save((run.weights(), run.measured()), f"{path}/{name}")
+    for kind, run in (
+        ("plain", Run(double=True, score_rows=3)),
+        ("rich", Run(Path(path) / "rich", double=True, score_rows=3, verdict=judge_easy, **RICH)),
+    ):
+        if kind == "plain":
+            run.sft()
+        run.rl()
+        name = f"{kind}-{run.accelerator.process_index}-of-{run.accelerator.num_processes}"
+        memory = run.checkpoints.latest().load()["memory"] if run.checkpoints else {}
+        torch.save((run.weights(), run.measured(), memory), f"{path}/{name}")
 
 
 def launch(path: str) -> None:
@@ -334,14 +401,21 @@ def test_two_processes_train_like_one(tmp_path):
     # The launcher forks, so it gets a fresh process without threads.
     launched = multiprocessing.get_context("spawn").Process(target=launch, args=(str(tmp_path),))
     launched.start()
-    both_phases(str(tmp_path))
-    launched.join(120)
+    launched.join(240)
     assert launched.exitcode == 0
-    weights, logged = torch.load(tmp_path / "0-of-1")
-    for name in ("0-of-2", "1-of-2"):
-        other_weights, other_logged = torch.load(tmp_path / name)
-        for one, two in zip(weights, other_weights, strict=True):
-            assert torch.allclose(one, two, atol=1e-8)
-        for (step, phase, metrics), (other_step, other_phase, other) in zip(logged, other_logged, strict=True):
-            assert (step, phase) == (other_step, other_phase)
-            assert other == pytest.approx(metrics, abs=1e-6)
+    both_phases(str(tmp_path))
+    for kind in ("plain", "rich"):
+        weights, logged, memory = torch.load(tmp_path / f"{kind}-0-of-1")
+        for name in (f"{kind}-0-of-2", f"{kind}-1-of-2"):
+            other_weights, other_logged, other_memory = torch.load(tmp_path / name)
+            assert other_memory == memory
+            for one, two in zip(weights, other_weights, strict=True):
+                assert torch.allclose(one, two, atol=1e-8)
+            for (step, phase, metrics), (other_step, other_phase, other) in zip(logged, other_logged, strict=True):
+                assert (step, phase) == (other_step, other_phase)
+                assert other == pytest.approx(metrics, abs=1e-6)
+    assert memory["drawn"] > STEPS * 4
+    assert memory["injection"]["problems"]
+    assert memory["successes"]
+    assert {"gradient/hint", "hint/kl", "policy/estimate_variance"} <= set().union(*(row for _, _, row in logged))
+    assert max(abs(metrics["policy/loss"]) for _, _, metrics in logged) > 1e-5

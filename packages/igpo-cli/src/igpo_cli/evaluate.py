@@ -13,6 +13,7 @@ import lazy_loader as lazy
 from attrs import frozen
 
 from igpo_rl import derive
+from igpo_rl.summary import pass_at_k
 
 if TYPE_CHECKING:
     import torch
@@ -45,13 +46,6 @@ def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
     rng = random.Random(seed)
     means = sorted(math.fsum(rng.choices(values, k=len(values))) / len(values) for _ in range(resamples))
     return (means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1])
-
-
-def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """Unbiased estimate that at least one of k draws is correct, from `samples` >= k draws (Chen et al., 2107.03374)."""
-    if samples - correct < k:
-        return 1.0
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,11 @@ class Player:
             ),
             forwards=sample.forwards,
             ended=(sample.completion == self.loaded.eos_id).any(1),
+            derived=torch.tensor(
+                [math.nan if verdict.derivation is None else float(verdict.derivation) for verdict in verdicts],
+                dtype=torch.float32,
+                device=device,
+            ),
             keys=tuple(problem.key for problem in problems),
             texts=tuple(texts),
             notes=tuple(verdict.note for verdict in verdicts),

@@ -20,6 +20,8 @@ class Verdict:
     """The answer that was read from the completion, or None where there was none."""
     note: str = ""
     """Empty for an ordinary verdict; otherwise one word: no-answer, timeout, unverifiable, error, ..."""
+    derivation: bool | None = None
+    """Whether the working is right too, where the verifier looks at it; it earns nothing by itself."""
 
 
 class Verifier(Protocol):

@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen, validators
 
 from igpo_rl.advantages import advantages, has_signal
 from igpo_rl.chunkers import Chunker, RandomLength
+from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergence
 from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss
@@ -37,6 +38,7 @@ else:
     torch = lazy.load("torch")
 
 T = TypeVar("T")
+Measure = Literal["gradient", "hint-kl"]
 TRACE = ("trace", "hintable", "breaks", "steps", "answer_value")
 """The columns of a problem that belong to its trace."""
 Retrace: TypeAlias = Callable[[Problem, "Tensor"], "Problem | None"]
@@ -93,6 +95,11 @@ class IGPO:
     refills: int = field(default=0, validator=validators.ge(0))
     """How often groups that are correct throughout are replaced by groups of further problems (DAPO, arXiv 2503.14476);
     what is left of them then stays."""
+    measure: tuple[Measure, ...] = field(
+        default=(), converter=tuple, validator=validators.deep_iterable(validators.in_(("gradient", "hint-kl")))
+    )
+    """Dear measurements: gradient (norms of the gradients of hints and of own tokens; two more backward passes), hint-kl
+    (how far hints move the policy; one more forward of two inputs a row)."""
     seed: int = 0
     """Seed of everything that is drawn for this run."""
 
@@ -207,12 +214,16 @@ class IGPO:
         ref: dict[int, Tensor] = {}
         if reference is not None and self.loss.beta > 0:
             ref = {key: passes.fixed(reference, view).logp for key, view in distinct.items()}
+        phase = estimate_variance([old[id(view)] for view in views], gather)
+        if "hint-kl" in self.measure:
+            phase |= self._hint_kl(policy, batch, rows, parts, mask_id, gather)
+        exact = GradientParts(policy) if "gradient" in self.measure else None
         for update, view in enumerate(views):
             before, reference_logp = old[id(view)], ref.get(id(view))
             hint = rows.given & before.scored
             kept = self.filter(before.entropy, before.logp, hint, before.scored) & hint
             mask = before.scored & (~hint | kept)
-            totals, metrics = measure(len(batch), before, hint, kept, mask, gather)
+            totals, metrics = measure(len(batch), rows.advantage, before, hint, kept, mask, gather)
             for part in parts:
                 logp = passes.logp(policy, view, part)
                 loss = self.loss(
@@ -226,7 +237,11 @@ class IGPO:
                     hint[part],
                     totals,
                 )
+                if exact is not None:
+                    exact.add(loss.value, logp, hint[part])
                 last = part is parts[-1]
+                if last:
+                    metrics |= phase | ({} if exact is None else exact.norms(gather))
                 yield Loss(loss.value, {**loss.metrics, **(metrics if last else {})}, last)
 
     def _draw(self, problems: Iterator[Problem], count: int, step: int, memory: Memory) -> list[Problem]:
@@ -353,6 +368,28 @@ class IGPO:
         same = torch.tensor([[float(same_plan(view, other)) for other in views] for view in views])
         everywhere = gather(same.flatten()).amin(0).view_as(same)
         return [views[int(row.argmax())] for row in everywhere]
+
+    def _hint_kl(
+        self,
+        policy: Denoiser,
+        batch: Rollouts,
+        rows: Rollouts,
+        parts: Sequence[slice],
+        mask_id: int,
+        gather: Callable[[Tensor], Tensor],
+    ) -> dict[str, float]:
+        """This rank's contribution to the mean over all own tokens of rows with hints."""
+        total = torch.zeros(2, dtype=torch.float64, device=batch.completion.device)
+        for part in parts:
+            places = torch.arange(part.start, part.stop)
+            some = (
+                rows.take(places)
+                if len(places)
+                else evolve(batch.take(places.new_zeros(1)), valid=batch.valid[:1] & False)
+            )
+            total += hint_divergence(policy, some, mask_id)
+        count = float(gather(total)[:, 1].sum())
+        return {"hint/kl": float(total[0]) / count} if count else {}
 
     def _parts(self, rows: int, gather: Callable[[Tensor], Tensor]) -> list[slice]:
         """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""

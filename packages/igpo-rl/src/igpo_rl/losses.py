@@ -90,7 +90,7 @@ class GRPO:
         gain, clipped = surrogate(ratio, weight, self.eps_low, self.eps_high)
         kl = divergence(logp, ref, mask, self.kl)
         value = -row_mean(gain - self.beta * kl, mask).sum() / totals.rows
-        return measured(value, ratio, clipped, kl, mask, totals)
+        return measured(value, ratio, clipped, kl, mask, hint, totals)
 
 
 @frozen(kw_only=True)
@@ -125,7 +125,7 @@ class GSPO:
         gain, clipped = surrogate(ratio, weighted(advantage, self.negative_weight), self.eps_low, self.eps_high)
         kl = divergence(logp, ref, mask, self.kl)
         value = -(gain.where(mask.any(1), 0.0) - self.beta * row_mean(kl, mask)).sum() / totals.rows
-        return measured(value, ratio[:, None].expand_as(mask), clipped[:, None].expand_as(mask), kl, mask, totals)
+        return measured(value, ratio[:, None].expand_as(mask), clipped[:, None].expand_as(mask), kl, mask, hint, totals)
 
 
 def weighted(advantage: Tensor, negative: float) -> Tensor:
@@ -157,21 +157,17 @@ def row_mean(values: Tensor, mask: Tensor) -> Tensor:
     return values.where(mask, 0.0).sum(1) / mask.sum(1).clamp(min=1)
 
 
-def measured(value: Tensor, ratio: Tensor, clipped: Tensor, kl: Tensor, mask: Tensor, totals: Totals) -> Loss:
-    """The loss with its share of the batch's metrics; one transfer to the host."""
-    tokens = max(1, totals.tokens)
-    with torch.no_grad():
-        sums = (
-            torch.stack([ratio.where(mask, 0.0).sum(), clipped.where(mask, False).sum(), kl.where(mask, 0.0).sum()])
-            / tokens
-        )
-        largest = ratio.where(mask, 0.0).amax() if mask.numel() else value.new_zeros(())
-        loss, mean, share, penalty, most = torch.cat([value[None], sums, largest[None]]).tolist()
-    metrics = {
-        "policy/loss": loss,
-        "policy/ratio": mean,
-        "policy/ratio_max": most,
-        "policy/clip": share,
-        "policy/kl": penalty,
-    }
-    return Loss(value, metrics)
+def measured(
+    value: Tensor, ratio: Tensor, clipped: Tensor, kl: Tensor, mask: Tensor, hint: Tensor, totals: Totals
+) -> Loss:
+    """The loss with its share of the batch's metrics, split by the policy's own tokens and hints; one transfer to the host."""
+    own, hints = mask & ~hint, mask & hint
+    parts = {"": (mask, totals.tokens), "_own": (own, totals.tokens - totals.hints), "_hint": (hints, totals.hints)}
+    sums = {"policy/loss": value, "policy/kl": kl.where(mask, 0.0).sum() / max(1, totals.tokens)}
+    for name, (tokens, count) in parts.items():
+        if count or not name:
+            sums[f"policy/ratio{name}"] = ratio.where(tokens, 0.0).sum() / max(1, count)
+            sums[f"policy/clip{name}"] = clipped.where(tokens, False).sum() / max(1, count)
+    sums["policy/ratio_max"] = ratio.where(mask, 0.0).amax() if mask.numel() else value.new_zeros(())
+    numbers = torch.stack([number.detach().to(value.dtype) for number in sums.values()]).tolist()
+    return Loss(value, dict(zip(sums, numbers, strict=True)))

@@ -80,24 +80,46 @@ class Passes:
 
 
 def measure(
-    rows: int, before: Before, hint: Tensor, kept: Tensor, mask: Tensor, gather: Callable[[Tensor], Tensor]
+    rows: int,
+    advantage: Tensor,
+    before: Before,
+    hint: Tensor,
+    kept: Tensor,
+    mask: Tensor,
+    gather: Callable[[Tensor], Tensor],
 ) -> tuple[Totals, dict[str, float]]:
-    """Totals over all ranks, and this rank's contributions to the metrics that describe the old policy on a view."""
-    sums = [
-        mask.new_tensor(rows, dtype=torch.float64),
-        mask.sum(),
-        before.scored.sum(),
-        hint.sum(),
-        before.entropy.where(before.scored, 0.0).sum(),
-        before.entropy.where(hint, 0.0).sum(),
-        kept.sum(),
-    ]
-    local = torch.stack([value.double() for value in sums])
-    total = gather(local).sum(0).tolist()
-    own = local.tolist()
-    metrics = {}
-    if total[2]:
-        metrics["policy/entropy"] = own[4] / total[2]
-    if total[3]:
-        metrics |= {"policy/entropy_hint": own[5] / total[3], "policy/kept_hints": own[6] / total[3]}
-    return Totals(rows=int(total[0]), tokens=int(total[1])), metrics
+    """Totals over all ranks, and this rank's contributions to the metrics that describe the old policy on a view.
+
+    advantage (B,), hint (scored ones), kept (of them) and mask (all tokens that keep their gradient) (B, L).
+    """
+    own = before.scored & ~hint
+    # The gradient in the logits, were the loss a mean over each row's tokens: |A| / n times about 1 - p a token.
+    gradient = (1 - before.logp.exp()) * (advantage.abs() / mask.sum(1).clamp(min=1))[:, None]
+    sums = {
+        "rows": mask.new_tensor(rows, dtype=torch.float64),
+        "mask": mask.sum(),
+        "scored": before.scored.sum(),
+        "hint": hint.sum(),
+        "kept": kept.sum(),
+        "entropy_own": before.entropy.where(own, 0.0).sum(),
+        "entropy_hint": before.entropy.where(hint, 0.0).sum(),
+        "logp_own": before.logp.where(own, 0.0).sum(),
+        "logp_hint": before.logp.where(hint, 0.0).sum(),
+        "gradient_own": gradient.where(mask & ~hint, 0.0).sum(),
+        "gradient_hint": gradient.where(mask & hint, 0.0).sum(),
+    }
+    local = torch.stack([value.double() for value in sums.values()])
+    total = dict(zip(sums, gather(local).sum(0).tolist(), strict=True))
+    mine = dict(zip(sums, local.tolist(), strict=True))
+    metrics = {f"gradient/{name}_proxy": mine[f"gradient_{name}"] / max(1.0, total["rows"]) for name in ("own", "hint")}
+    scored, hints = total["scored"], total["hint"]
+    for name in ("entropy", "logp"):
+        if scored:
+            metrics[f"policy/{name}"] = (mine[f"{name}_own"] + mine[f"{name}_hint"]) / scored
+        if scored > hints:
+            metrics[f"policy/{name}_own"] = mine[f"{name}_own"] / (scored - hints)
+        if hints:
+            metrics[f"policy/{name}_hint"] = mine[f"{name}_hint"] / hints
+    if hints:
+        metrics["policy/kept_hints"] = mine["kept"] / hints
+    return Totals(rows=int(total["rows"]), tokens=int(total["mask"]), hints=int(total["kept"])), metrics

@@ -83,6 +83,8 @@ class Rollouts:
     """(B, L) bool: completion positions that are attended; None means all (EOS fill attended, the default)."""
     ended: Tensor | None = None
     """(B,) bool: the completion has an EOS, where the player says so (for `sample/eos`)."""
+    derived: Tensor | None = None
+    """(B,) float: 1 where the working is right too, 0 where it is not, nan where the verifier does not say."""
     keys: tuple[str, ...] = ()
     """The problem's key, a row each."""
     texts: tuple[str, ...] = ()
@@ -158,6 +160,8 @@ class Totals:
     """Rows of all groups, those without signal included."""
     tokens: int
     """Completion tokens that keep their gradient."""
+    hints: int = 0
+    """Those of them that are hints."""
 
 
 Play: TypeAlias = Callable[[Sequence[Problem], "Tensor | None", "Tensor"], Rollouts]

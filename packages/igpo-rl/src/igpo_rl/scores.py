@@ -64,7 +64,7 @@ def token_scores(
     token = completion[view.row[cell], position]
 
     def read(head: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        most = _most_logits(hidden.device) if logits is None else logits
+        most = most_logits(hidden.device) if logits is None else logits
         size = max(LEAST_ROWS, most // max(1, head(hidden[:0]).shape[-1]))
         starts = list(range(0, max(1, len(hidden)), size))
         bounds = torch.searchsorted(reads, reads.new_tensor([*starts, len(hidden)])).tolist()
@@ -93,7 +93,7 @@ def token_scores(
     )
 
 
-def _most_logits(device: torch.device) -> int:
+def most_logits(device: torch.device) -> int:
     """32 MiB of float32 on a CPU, where larger blocks are fresh pages each time. With gradients twice that, because each
     chunk also adds to the gradient of the whole head; and eight times on an accelerator, whose products want more rows."""
     return 1 << (23 + int(torch.is_grad_enabled()) + (0 if device.type == "cpu" else 3))

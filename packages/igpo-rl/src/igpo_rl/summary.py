@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,28 @@ else:
     torch = lazy.load("torch")
 
 
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Unbiased estimate that at least one of k draws is correct, from `samples` >= k draws (Chen et al., 2107.03374)."""
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
 def summarise(
     originals: Rollouts, batch: Rollouts, stuck: Tensor, counts: Mapping[str, float], gather: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:
-    """`originals` as sampled, `batch` after the splice, stuck (Q,) bool before it; sums over all ranks, then shares.
+    """`originals` as first sampled, before any refill; `batch` after the splice, stuck (Q,) bool before it. Sums over all ranks, then shares.
 
     A name whose denominator is zero is left out, as is what the player does not record.
     """
     rescued = stuck & batch.correct.view(len(stuck), -1).any(1)
     hint = batch.given & batch.valid
     hinted = torch.zeros_like(batch.correct) if batch.hinted is None else batch.hinted
+    right = originals.correct.view(len(stuck), -1).sum(1).tolist()
+    size = len(originals) // max(1, len(stuck))
+    tries = [*(2**power for power in range(1, size.bit_length()) if 2**power < size), *([size] if size > 1 else [])]
+    told = torch.zeros_like(originals.correct) if originals.derived is None else ~originals.derived.isnan()
+    judged = originals.correct & told
     local: dict[str, float | Tensor] = {
         "groups": len(stuck),
         "rows": len(originals),
@@ -39,6 +52,9 @@ def summarise(
         "hinted": hinted.sum(),
         "scored": batch.valid.sum(),
         "hints": hint.sum(),
+        "judged": judged.sum(),
+        "derived": 0 if originals.derived is None else (judged & (originals.derived > 0)).sum(),
+        **{f"pass@{k}": math.fsum(pass_at_k(count, size, k) for count in right) for k in tries},
         **counts,
     }
     device = batch.completion.device
@@ -58,6 +74,9 @@ def summarise(
     }
     if total["inpainted"]:
         metrics["sample/forwards_inpainted"] = total["spent"] / total["inpainted"]
+    metrics |= {f"correct/pass@{k}": total[f"pass@{k}"] / total["groups"] for k in tries}
+    if total["judged"]:
+        metrics["correct/derived"] = total["derived"] / total["judged"]
     if total["stuck"]:
         metrics["stuck/rescued"] = total["rescued"] / total["stuck"]
     if total["slots"]:

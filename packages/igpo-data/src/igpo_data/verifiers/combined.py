@@ -33,7 +33,7 @@ class AllOf:
         verdicts = []
         for row in _judged(self.parts, pairs):
             correct = all(verdict.correct for verdict in row)
-            verdicts.append(_combined(row, float(correct), correct))
+            verdicts.append(_combined(row, row, float(correct), correct))
         return verdicts
 
     def close(self) -> None:
@@ -74,7 +74,8 @@ class Weighted:
         for row in _judged(self.parts, pairs):
             deciding = [row[number] for number in self.decide] or row
             reward = math.fsum(weight * verdict.reward for weight, verdict in zip(self.weights, row, strict=True))
-            verdicts.append(_combined(deciding, reward, all(verdict.correct for verdict in deciding)))
+            correct = all(verdict.correct for verdict in deciding)
+            verdicts.append(_combined(row, deciding, reward, correct))
         return verdicts
 
     def close(self) -> None:
@@ -87,14 +88,15 @@ def _judged(parts: Sequence[Verifier], pairs: Pairs) -> list[list[Verdict]]:
     return [list(row) for row in zip(*(verify(part, pairs) for part in parts), strict=True)]
 
 
-def _combined(row: Sequence[Verdict], reward: float, correct: bool) -> Verdict:
-    """One verdict; it is unverifiable where any part of it is, so that a group never looks stuck on that account."""
-    notes = [verdict.note for verdict in row if verdict.note]
+def _combined(row: Sequence[Verdict], deciding: Sequence[Verdict], reward: float, correct: bool) -> Verdict:
+    """One verdict; it is unverifiable where any deciding part is, so that a group never looks stuck on that account."""
+    notes = [verdict.note for verdict in deciding if verdict.note]
     return Verdict(
         reward=reward,
         correct=correct,
-        answer=next((verdict.answer for verdict in row if verdict.answer is not None), None),
+        answer=next((verdict.answer for verdict in deciding if verdict.answer is not None), None),
         note="unverifiable" if "unverifiable" in notes else notes[0] if notes and not correct else "",
+        derivation=next((verdict.derivation for verdict in row if verdict.derivation is not None), None),
     )
 
 

@@ -31,4 +31,5 @@ class Derivation:
             correct=correct,
             answer=" ".join(rest.split()) if found else None,
             note="" if found or correct else "no-answer",
+            derivation=correct,
         )
