@@ -103,7 +103,7 @@ def test_help_shows_values_bounds_and_choices(
     assert re.search(
         r"--sampler\.steps +20 +Denoising steps of the whole completion, shared by its blocks\. \[>= 1\]", page
     )
-    assert re.search(r"--sampler +llada +Block by block, .* \[.*llada, .*random.*\]", page)
+    assert re.search(r"--sampler +llada +Block by block, .* \[.*dream, entropy, ", page)
     assert re.search(r"--replace +0\.5 .*\[0 to 1\]", page)
     assert re.search(r"--dtype +float32 .*\[float32\|bfloat16\|float64\]", page)
     assert re.search(r"--advantage-std +off ", page)
