@@ -150,15 +150,12 @@ def project(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
 
 def rotate(x: Tensor, theta: float) -> Tensor:
     """Dimension i turns with dimension i + width / 2, by position / theta^(2 i / width)."""
-    turned = x.clone()
     half = x.shape[1] // 2
-    for position in range(len(x)):
-        for i in range(half):
-            angle = position * theta ** (-i / half)
-            a, b = x[position, i], x[position, i + half]
-            turned[position, i] = a * math.cos(angle) - b * math.sin(angle)
-            turned[position, i + half] = b * math.cos(angle) + a * math.sin(angle)
-    return turned
+    angle = torch.tensor(
+        [[position * theta ** (-i / half) for i in range(half)] for position in range(len(x))]
+    ).double()
+    a, b = x[:, :half], x[:, half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], 1)
 
 
 def feed(x: Tensor, w: dict[str, Tensor], at: str) -> Tensor:

@@ -13,9 +13,16 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from igpo_sampling.cache import Window
@@ -186,9 +193,13 @@ def load(
 ) -> Loaded:
     """The checkpoint as a denoiser; `base` and `settings` are the model_type and config of transformers that it equals."""
     file = checkpoint.folder / "config.json"
-    if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    kind = CONFIG_MAPPING[base] if base in CONFIG_MAPPING else None  # noqa: SIM401 - `get` finds nothing there
+    if kind is None or kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(f"{file}: model_type = '{checkpoint.family}' is no decoder that transformers knows.")
-    config = CONFIG_MAPPING[base](**{key: value for key, value in settings.items() if key not in OUR_OWN})
+    try:
+        config = kind(**{key: value for key, value in settings.items() if key not in OUR_OWN})
+    except StrictDataclassError as error:
+        raise ValueError(f"{file} is not the config of a '{base}' model ({error}).") from error
     if odd := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         raise ValueError(
             f"{file}: layers of kind '{odd.pop()}' cannot look ahead. Take a model of attention layers only."
@@ -196,13 +207,13 @@ def load(
     if add_mask:
         checkpoint = with_mask(checkpoint)
     mask_id = checkpoint.mask_id(mask_id, "Set --model.mask_id; model 'bidirectional' can also add one (add_mask).")
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
+    network_class = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    config._attn_implementation = "sdpa" if network_class._supports_sdpa else "eager"
     with torch.device("meta"):
-        causal = kind(config)
+        causal = network_class(config)
         network = DiffusionDecoder(causal, shift=shift, block=block)
     checkpoints.read_weights(checkpoint.folder, network, device=device, dtype=dtype, spread=experts)
-    if add_mask:
+    if checkpoint.new_tokenizer:
         grow(network, mask_id)
         checkpoint.settings["vocab_size"] = network.get_input_embeddings().num_embeddings
     if network.dtype == torch.float64:
