@@ -254,6 +254,19 @@ def test_numbers_may_be_of_another_kind(folder: Path) -> None:
     assert loaded.denoiser(tokens, tokens > 0, torch.tensor([5])).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_logits_under_the_same_names(family: str, folder: Path) -> None:
+    plain, compiled = (MaskedLM(path=str(folder), compile=choice)() for choice in (False, True))
+    layers = [part for part in compiled.denoiser.modules() if part._compiled_call_impl is not None]
+    assert len(layers) >= 2
+    assert plain.denoiser.state_dict().keys() == compiled.denoiser.state_dict().keys()
+    tokens = torch.arange(24).view(2, 12)
+    attention = torch.arange(12) >= torch.tensor([[0], [4]])
+    with torch.no_grad():
+        wanted, found = (each.denoiser(tokens, attention, torch.arange(4, 12)) for each in (plain, compiled))
+    assert torch.allclose(found, wanted, rtol=0.0, atol=1e-5)
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ class MaskedLM:
     """The token that ends a text; none: what config or tokenizer say, else the separator."""
     pad_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
     """The token on padding; none: what config or tokenizer say, else the one that ends a text."""
+    compile: bool = False
+    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,
@@ -43,4 +45,5 @@ class MaskedLM:
             device=device,
             dtype=dtype,
             special={"mask": self.mask_id, "eos": self.eos_id, "pad": self.pad_id},
+            compiled=self.compile,
         )

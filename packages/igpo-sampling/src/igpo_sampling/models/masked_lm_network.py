@@ -111,6 +111,7 @@ def load(
     device: str,
     dtype: torch.dtype | None,
     special: Mapping[str, int | None],
+    compiled: bool,
 ) -> Loaded:
     """The checkpoint as a denoiser; `special` are ids of mask, eos and pad that go over its own, None where they do not."""
     file = checkpoint.folder / "config.json"
@@ -138,7 +139,7 @@ def load(
     old = any(name.endswith("LayerNorm.gamma") for name in checkpoints.stored_names(checkpoint.folder))
     spread = of_2018 if old else checkpoints.whole
     checkpoints.read_weights(checkpoint.folder, network, device=device, dtype=dtype, spread=spread)
-    return checkpoints.ready(network, checkpoint, mask_id=mask_id, spread=spread)
+    return checkpoints.ready(network, checkpoint, mask_id=mask_id, spread=spread, compiled=compiled)
 
 
 def ends(checkpoint: checkpoints.Checkpoint, special: Mapping[str, int | None]) -> dict[str, int]:
