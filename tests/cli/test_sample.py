@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from igpo_cli.commands.sample import Take, show
 from igpo_cli.main import run
 from igpo_cli.screen import watch
+from igpo_sampling.models import tokenizers
 
 PROMPT = "rev zip rotl : a b c d e ?"
 
@@ -73,6 +76,18 @@ def test_help_has_the_options_of_all_compared_samplers(capsys: pytest.CaptureFix
     assert "--sampler.patience" in out
     assert out.count("--sampler.temperature") == 1
     assert "--sampler.patience" not in said(capsys, "--help")[0]
+
+
+def test_a_block_causal_model_says_how_far_hints_reach(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = tokenizers.words(["a", "b", "c"])
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 8}
+    with torch.random.fork_rng():
+        Qwen3ForCausalLM(Qwen3Config(vocab_size=len(words), num_key_value_heads=1, **sizes)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    model = ("--model", "block", "--model.path", str(tmp_path), "--model.block", "4", "--prompt", "a b")
+    note = "note: attention is block-causal, 4 tokens a block: a hint is seen by its own and later blocks, not by those before"
+    assert note in said(capsys, *model, "--hint", "3:c")[1]
+    assert "block-causal" not in said(capsys, *model)[1]
 
 
 # What is shown --------------------------------------------------------------------------------------------------------

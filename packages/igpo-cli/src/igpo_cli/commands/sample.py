@@ -68,6 +68,11 @@ def register(app: App) -> None:
             task.prompt for task in tasks_of(config, config.run.split, limit=rows)
         ]
         loaded = load_model(config, trained_model(config))
+        if hint and loaded.block is not None:
+            note(
+                f"attention is block-causal, {loaded.block} tokens a block: a hint is seen by its own and later blocks, "
+                "not by those before it"
+            )
         device = next(loaded.denoiser.parameters()).device
         ids = [row.to(device) for row in encode_prompts(config.section("prompt"), loaded.tokenizer, questions)]
         canvas = Canvas.blank(ids, config.run.width, mask_id=loaded.mask_id, pad_id=loaded.pad_id)
