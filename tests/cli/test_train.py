@@ -9,10 +9,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from igpo_cli.errors import UsageError
+from igpo_cli.lora import adapt
 from igpo_cli.main import run
-from igpo_cli.training import Alarm
+from igpo_cli.settings import LoRA
+from igpo_cli.training import Alarm, Training, recompute_layers
+from igpo_data import Lists
+from igpo_sampling import Tiny
 
 PLUGIN = Path(__file__).parent / "plugin_first_word.py"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -120,6 +126,70 @@ def test_adapters_are_merged_into_a_model_that_loads_without_them(tmp_path, caps
     capsys.readouterr()
     assert run(["eval", str(tmp_path / "lora"), "--json", "--only", "heldout"]) == 0
     assert json.loads(capsys.readouterr().out)["heldout"]["pass@1"] == last["eval/heldout/pass@1"]
+
+
+@pytest.fixture
+def own_precision():
+    """accelerate keeps one precision a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_layers_computed_again_give_the_same_run(reference, tmp_path):
+    assert train(tmp_path, "again", "--gradient-checkpointing") == 0
+    for ours, theirs in zip(metrics(tmp_path / "again"), metrics(reference), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_layers_are_computed_again_in_the_backward_pass(rank):
+    """In eval mode too, which is the one that RL trains in, and below adapters."""
+    denoiser = Tiny(width=32, layers=2, heads=2)(vocabulary=Lists().vocabulary(), seed=0)
+    network = adapt(denoiser, LoRA(rank=rank), 0)[0].eval()
+    calls = []
+    block = next(module for module in network.modules() if type(module).__name__ == "LLaDABlock")
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
+    tokens = torch.ones(2, 5, dtype=torch.long)
+
+    def count() -> int:
+        calls.clear()
+        network(tokens, tokens.bool(), torch.arange(10)).sum().backward()
+        return len(calls)
+
+    assert count() == 1
+    recompute_layers(denoiser.denoiser)
+    assert count() == 2
+    with pytest.raises(UsageError, match="Linear cannot compute its layers again"):
+        recompute_layers(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.usefixtures("own_precision")
+@pytest.mark.parametrize("more", [[], ["--lora.rank", "2"]])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(tmp_path, more, monkeypatch):
+    seen, began = [], Training._begin
+
+    def watched(self, phase):
+        policy = began(self, phase)
+        inner = self.accelerator.unwrap_model(policy)
+        seen.append({weight.dtype for weight in inner.parameters() if weight.requires_grad})
+        linear = next(module for name, module in inner.named_modules() if name.endswith("q_proj"))
+        linear.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        return policy
+
+    monkeypatch.setattr(Training, "_begin", watched)
+    options = ["--precision", "bfloat16", "--dtype", "float32", "--loss.beta", "0.1", "--optimizer.lr", "0.01"]
+    assert train(tmp_path, "mixed", *options, *more) == 0
+    assert seen[0] == {torch.float32}
+    assert set(seen[1:]) == {torch.bfloat16}
+    assert {tensor.dtype for tensor in weights(tmp_path / "mixed").values()} == {torch.float32}
+    steps = [row for row in metrics(tmp_path / "mixed") if "policy/loss" in row]
+    assert any(abs(row["policy/loss"]) > 1e-6 for row in steps)
+    # The reference computes in the same precision: before the first step nothing separates it from the policy.
+    first = next(row for row in steps if row["policy/loss"])
+    assert first["policy/kl"] < 0.05
 
 
 # What goes wrong -------------------------------------------------------------------------------------------------------

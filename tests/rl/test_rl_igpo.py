@@ -427,6 +427,29 @@ def test_without_refills_the_next_phase_draws_where_this_one_ended():
     assert memory["drawn"] == 8
 
 
+def test_correct_alone_decides_what_is_stuck_and_what_is_rescued():
+    """A reward may have other parts, for form or length: wrong rows that earn some are still wrong."""
+    player = Player(TinyDenoiser(), WIDTH, judge)
+
+    def play(tasks, overlay, seeds):
+        rollouts = player(tasks, overlay, seeds)
+        form = (rollouts.completion.sum(1) % 2).float()
+        return evolve(rollouts, reward=rollouts.correct.float() * 3 + form * 0.75)
+
+    rewarded = algorithm(seed=3).collect(play, endless(problems()), 0.0, 0)
+    plain, _ = collect(algorithm(seed=3))
+    assert torch.equal(rewarded.stuck, plain.stuck)
+    assert torch.equal(rewarded.hinted, plain.hinted)
+    assert torch.equal(rewarded.completion, plain.completion)
+    assert rewarded.metrics["stuck/rescued"] == plain.metrics["stuck/rescued"]
+    wrong = rewarded.reward[~rewarded.correct]
+    assert set(wrong.tolist()) == {0.0, 0.75}
+    table = rewarded.reward.view(-1, 4)
+    assert torch.allclose(rewarded.advantage.view(-1, 4), table - table.mean(1, keepdim=True))
+    faulty = ~(rewarded.reward.view(-1, 4) > 0).any(1)  # a trigger that looks at rewards misses stuck groups
+    assert not torch.equal(faulty, plain.stuck.view(-1, 4)[:, 0])
+
+
 def test_replacement_stops_at_the_share():
     always = lambda one, text: True  # noqa: E731
     flaky = Player(TinyDenoiser(), WIDTH, always)

@@ -32,6 +32,10 @@ class Run:
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Number format of the weights; logits and scores are float32 in any case."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: products are computed in it, while trained weights and their updates stay in float32 (mixed precision)."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the layer again: less memory, a third more time."""
     evaluate_every: int = field(default=0, validator=count)
     """Steps between evaluations; 0: only at the end."""
     save_every: int = field(default=0, validator=count)

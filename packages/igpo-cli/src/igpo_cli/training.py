@@ -157,7 +157,12 @@ class Training:
         folder = resume or new_folder(config)
         device = device_of(config)
         runs.write_json(folder / "environment.json", runs.environment(device))
-        accelerator = Accelerator(cpu=device == "cpu", log_with=list(config.run.trackers) or None, project_dir=folder)
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if config.run.precision == "bfloat16" else "no",
+            log_with=list(config.run.trackers) or None,
+            project_dir=folder,
+        )
         accelerator.init_trackers("trackers")
         stack.callback(accelerator.end_training)
         screen = stack.enter_context(Screen(sft.steps + config.run.steps))
@@ -218,7 +223,9 @@ class Training:
         frozen = copy.deepcopy(self.loaded.denoiser) if self._needs_copy(algorithm.loss.beta) else None
         policy = self._begin("igpo")
         self.player = evolve(self.player, loaded=self.loaded, denoiser=policy)
-        reference = without_adapters(policy) if self.config.section("lora").rank else frozen
+        reference = None if frozen is None else self._alike(frozen)
+        if self.config.section("lora").rank:
+            reference = without_adapters(policy)
         train(
             algorithm,
             policy,
@@ -247,16 +254,32 @@ class Training:
     def _needs_copy(self, beta: float) -> bool:
         return beta > 0 and not self.config.section("lora").rank
 
+    def _alike(self, frozen: Module) -> Callable[..., Any]:
+        """A copy that computes in the same precision as the policy, so that at first they agree."""
+        frozen.eval()
+
+        def reference(*inputs: Any, **named: Any) -> Any:
+            with self.accelerator.autocast():
+                return frozen(*inputs, **named)
+
+        return reference
+
     def _begin(self, phase: str) -> Module:
         """The module that this phase trains, with fresh adapters where the run has some."""
-        network, count = adapt(self.loaded, self.config.section("lora"), self.config.run.seed)
-        self.tracker.message(f"{phase}: {count:,} trainable weights")
+        lora = self.config.section("lora")
+        if self.config.run.gradient_checkpointing:
+            recompute_layers(self.loaded.denoiser)
+        network, count = adapt(self.loaded, lora, self.config.run.seed)
+        where = f" in adapters of {len(self.loaded.linear)} linear layers" if lora.rank else ""
+        self.tracker.message(f"{phase}: {count:,} trainable weights{where}")
         policy: Module = self.accelerator.prepare_model(network)
         return policy
 
     def _end(self, policy: Module) -> None:
         """What was trained becomes the model: adapters are merged into its weights."""
-        self.loaded = evolve(self.loaded, denoiser=merge(self.accelerator.unwrap_model(policy)))
+        self.loaded = evolve(
+            self.loaded, denoiser=merge(self.accelerator.unwrap_model(policy, keep_fp32_wrapper=False))
+        )
 
     def _routine(
         self,
@@ -299,6 +322,18 @@ class Training:
             traces = {key: task.trace for key, task in self.problems.tasks.items()}
             rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), traces=traces)
             self.tracker.rollouts(step, rows)
+
+
+def recompute_layers(denoiser: Any) -> None:
+    """Switch a model's gradient checkpointing on; UsageError where it has none."""
+    if not getattr(denoiser, "supports_gradient_checkpointing", False):
+        raise UsageError(
+            f"gradient_checkpointing = true, but {type(denoiser).__name__} cannot compute its layers again. "
+            "Leave it out, or lower --score-rows to save memory."
+        )
+    # The name it had in earlier versions of transformers.
+    enable = getattr(denoiser, "activation_checkpointing_enable", None) or denoiser.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def new_folder(config: Config) -> Path:
