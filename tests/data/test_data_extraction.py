@@ -29,6 +29,9 @@ from igpo_data import Math, Task, extract_answer, locate_answers
         ("\\boxed{225>", "225"),
         ("\\boxed{34", "34"),
         ("\\boxed{5} and #### 6", "5"),
+        ("\\boxed{}32\n</answer>", "32"),
+        ("\\boxed{ }\\$3,200", "\\$3,200"),
+        ("<answer>_ _ Q _</answer>", "_ _ Q _"),
         ("#### 1,080", "1,080"),
         ("a\n#### 12\nThe answer is: 12", "12"),
         ("#### Conclusion\nThe answer is 5.", "5"),
@@ -47,7 +50,7 @@ def test_the_final_statement_is_read(text: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "   ", "12", "so x = 12", "\\boxed{}", "\\boxed{12} \\boxed{}", "\\boxed{  }", "####", "The answer is", "a boxed set of 3",
+    ["", "   ", "12", "so x = 12", "\\boxed{}", "\\boxed{}.", "\\boxed{} is 12 or so", "\\boxed{12} \\boxed{}", "\\boxed{  }", "####", "The answer is", "a boxed set of 3",
      "\\boxed{" + "1" * 5_000 + "}"],
 )  # fmt: skip
 def test_no_statement_no_answer(text: str) -> None:
@@ -79,6 +82,7 @@ def test_trap_7_text_behind_the_eos_and_earlier_boxes_do_not_count(math: Math) -
         ("The answer is:\n\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}\nbye", "\\begin{pmatrix}1\\\\2\\end{pmatrix}",
          ["\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}"]),
         ("\\boxed{12", "12", ["12"]),
+        ("\\boxed{}12", "12", ["12"]),
         ("<answer>12</answer>", "12", ["12"]),
         ("the result is 12", "12", []),
         ("\\boxed{x = 3} so it is 12", "12", []),

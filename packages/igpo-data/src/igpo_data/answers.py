@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import re
 
-from igpo_data.quantities import Quantity, read_quantity
+from igpo_data.quantities import Quantity, is_measure, read_quantity, read_unit
 
 CHARACTERS = str.maketrans(
     {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi "}
-    | {"∞": r"\infty ", "°": r"^\circ ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "’": "'"}
+    | {
+        "⟨": "(",
+        "⟩": ")",
+        "∞": r"\infty ",
+        "°": r"^\circ ",
+        "√": r"\sqrt ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "∪": r"\cup ",
+        "’": "'",
+    }
     | dict.fromkeys("\u00a0\u202f\u2009\u2007\t\r\n", " ")
     | dict.fromkeys("\u200b\u200c\u200d\ufeff\u2060\x02\x03")
 )
 DELIMITERS = re.compile(
     r"(?<!\\)\\[()\[\]]|\\displaystyle(?![a-zA-Z])|\\(?:left|right)(?![a-zA-Z])\.?|\\[bB]igg?[lr]?(?![a-zA-Z])"
 )
+ANGLES = re.compile(r"\\([lr])angle(?![a-zA-Z])")
 TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mbox|hbox|operatorname)\s{0,4}\{([^{}]{0,200})\}"
 )
@@ -30,6 +41,9 @@ SEPARATOR = re.compile(r"\s?,?\s?(?<![a-zA-Z])\x02?\s?\b(?:and|or)\b\s?\x03?(?![
 BASED = re.compile(r"([0-9A-Za-z]{1,64})\s?_\s?\{?\s?([0-9]{1,2})\s?\}?")
 MATRIX = re.compile(r"\{(?:bmatrix|matrix|smallmatrix)\}")
 GROUPED = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+ZEROS = re.compile(r"(?<=[0-9]),(?=0[0-9]{2}(?![0-9]))")
+# Digits behind a comma that can only be thousands, as in (1,000).
+CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?=[\s\x02]{0,3}[ap]\.?m)", re.IGNORECASE)
 DEPTH = 24
 # Brackets nested deeper are no answer.
 ELEMENTS = 64
@@ -40,20 +54,21 @@ FUNCTIONS = frozenset({"sqrt", "arcsin", "arccos", "arctan", "sinh", "cosh", "ta
 
 def clean(text: str) -> str:
     """One spelling of the same mathematics: no delimiters or sizing, single spaces, \\text{...} as \\x02...\\x03."""
-    text = DELIMITERS.sub("", text.translate(CHARACTERS))
+    text = ANGLES.sub(_round, DELIMITERS.sub("", text.translate(CHARACTERS)))
     text = GROUPING.sub(",", DEGREES.sub("\x02 degree \x03", text))
     text = SPACING.sub(" ", TEXT.sub("\x02\\1\x03", text))
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", MATRIX.sub("{pmatrix}", text)).replace("\\%", "%")
     if text.count("$") == 1:
         text = re.sub(r"^\$(?=\s?[0-9.])", r"\\$", text.strip())  # $18 is money, $18$ a formula
     text = re.sub(r"\\?\$", lambda sign: "$" if sign[0] == "\\$" else "", text)
-    text = re.sub(r"\s+", " ", text)
+    text = CLOCK.sub(r"\1", re.sub(r"\s+", " ", text))
     return text.rstrip("\\.,;:* ").lstrip("* ")
 
 
 def algebra(text: str) -> str:
     """The answer as LaTeX for the worker: no delimiters, and plain spellings of powers, roots and constants made LaTeX."""
-    text = re.sub(r"\\?\$", "", DELIMITERS.sub("", text.translate(CHARACTERS))).replace("**", "^")
+    text = ANGLES.sub(_round, DELIMITERS.sub("", text.translate(CHARACTERS)))
+    text = re.sub(r"\\?\$", "", text).replace("**", "^")
     text = re.sub(r"\^\s?([0-9]{2,9})", r"^{\1}", MATRIX.sub("{pmatrix}", text))
     text = re.sub(r"(?<![\\a-zA-Z])sqrt\s?\(([^()]{1,200})\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\a-zA-Z])(pi|sqrt|sin|cos|tan|log|ln)(?![a-zA-Z])", r"\\\1 ", text)
@@ -80,7 +95,8 @@ def equal(gold: str, given: str) -> bool | None:
 def _equal(gold: str, given: str) -> bool | None:
     if _squeeze(gold) == _squeeze(given):
         return True
-    if "=" not in gold:
+    equation = "=" in gold
+    if not equation:
         given = _result(given)
     gold_name, gold = _assigned(gold)
     given_name, given = _assigned(given)
@@ -95,8 +111,15 @@ def _equal(gold: str, given: str) -> bool | None:
     bases = _based(gold), _based(given)
     if bases[1]:
         return bases[0] is not None and int(*bases[0]) == int(*bases[1])
+    if re.search(r"[0-9]\s?_", given) and "_" not in gold:
+        return False  # a number with a subscript that is no base; algebra would drop it
     if bases[0]:
         return bases[0][0] == given  # Like a unit, a base that the question asks for may be left out.
+    (gold, gold_unit), (given, given_unit) = _measured(gold), _measured(given)
+    if gold_unit and given_unit and gold_unit != given_unit:
+        return False  # algebra would drop both
+    if (gold_unit or given_unit) and _squeeze(gold) == _squeeze(given):
+        return True
     words = _words(gold), _words(given)
     if words[0] and words[1]:
         return _equal_words(words[0], words[1])
@@ -105,11 +128,17 @@ def _equal(gold: str, given: str) -> bool | None:
         return _equal_parts(parts[0], parts[1])
     if _kinds(quantities[0], words[0], parts[0]) and _kinds(quantities[1], words[1], parts[1]):
         return False  # a number, a name and several things are never equal
-    if "=" in given and "=" not in gold:
+    if "=" in given and (quantities[0] or not equation):
         return False  # several equations: algebra would take the last for the answer
+    if gold.count("'") != given.count("'"):
+        return False  # x and its derivative; algebra drops primes
     # In a sentence it would find some number and believe it.
     prose = {word.lower() for word in PROSE.findall(given)} - FUNCTIONS
     return None if prose <= {word.lower() for word in PROSE.findall(gold)} else False
+
+
+def _round(angle: re.Match[str]) -> str:
+    return "(" if angle[1] == "l" else ")"
 
 
 def _kinds(quantity: Quantity | None, words: str | None, parts: tuple[str, list[str]] | None) -> bool:
@@ -150,6 +179,19 @@ def _bare(text: str) -> str:
     return text
 
 
+def _measured(text: str) -> tuple[str, str]:
+    """2\\sqrt{3} \\text{ cm} -> ("2\\sqrt{3}", "cm"); (text, "") where no measure stands at the end."""
+    head, mark, tail = text.rpartition("\x02")
+    if not mark:
+        words = text.split(" ")
+        behind = len(words)
+        while behind > 1 and len(words[behind - 1]) > 1 and is_measure(words[behind - 1]):
+            behind -= 1
+        head, tail = " ".join(words[:behind]), " " + " ".join(words[behind:])
+    unit = read_unit(mark + tail) if head.strip() else None
+    return (head.strip(), unit) if unit else (text, "")
+
+
 def _tangled(text: str) -> bool:
     """Braces that do not match, or brackets nested without end: nothing that algebra should be asked to read."""
     text = re.sub(r"\\[{}]", "", text)
@@ -183,7 +225,8 @@ def _balanced(text: str) -> bool:
 
 def _words(text: str) -> str | None:
     """The text where it is only words: a name, yes or no, the letter of a choice; otherwise None."""
-    words = re.sub(r"[\s\x02\x03]+", " ", text).strip(" ()'\"")
+    words = re.sub(r"[\s\x02\x03]+", " ", text).strip(" ()")
+    words = words[1:-1] if words[:1] in ("'", '"') and words[-1] == words[0] else words
     return words if re.fullmatch(r"[A-Za-z](?:[A-Za-z' .-]*[A-Za-z])?", words) else None
 
 
@@ -214,7 +257,7 @@ def _split(text: str, *, grouped: bool = False) -> list[str]:
     while position < len(text):
         depth += (text[position] in "([{") - (text[position] in ")]}")
         separator = SEPARATOR.match(text, position) if depth == 0 else None
-        if separator and separator.end() > position and not (grouped and GROUPED.match(text, position)):
+        if separator and separator.end() > position and not (GROUPED if grouped else ZEROS).match(text, position):
             elements.append(text[start:position].strip())
             start = position = separator.end()
         else:
@@ -226,7 +269,7 @@ def _equal_parts(gold: tuple[str, list[str]], given: tuple[str, list[str]]) -> b
     """Tuples and intervals in order, lists and sets in any order."""
     unordered = ("", "\\{\\}")
     if gold[0] != given[0] and not (gold[0] in unordered and given[0] in unordered):
-        return None if "" in (gold[0], given[0]) or "\\{\\}" in (gold[0], given[0]) else False
+        return None if "" in (gold[0], given[0]) else False
     if len(gold[1]) != len(given[1]):
         return False if all(map(read_quantity, gold[1] + given[1])) else None
     if len(gold[1]) > ELEMENTS:

@@ -98,10 +98,16 @@ def read_quantity(text: str) -> Quantity | None:
     if magnitude := MAGNITUDE.match(rest):
         value *= 10 ** MAGNITUDES[magnitude[1].lower()]
         rest = rest[magnitude.end() :]
-    unit = _unit(rest)
+    unit = read_unit(rest)
     if unit is None:
         return None
     return Quantity(value, unit=MEASURES.get(match["currency"], unit))
+
+
+def is_measure(word: str) -> bool:
+    """Is this a measure, or a word that stands before one?"""
+    word = word.lower()
+    return word in MEASURES or word.removesuffix("s") in MEASURES or word in POWERS_BEFORE or word in POWERS_BEHIND
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -132,7 +138,7 @@ def _fraction(digits: str) -> Fraction:
     return Fraction(re.sub(r"[, ]", "", digits).removesuffix("."))
 
 
-def _unit(rest: str) -> str | None:
+def read_unit(rest: str) -> str | None:
     """The unit behind a number in one spelling, "" for none or for things counted, None where it is no unit.
 
     Plain single letters and unknown words are units only behind a space: 12 m and 12 apples, but 5m is a product.

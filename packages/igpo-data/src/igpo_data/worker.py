@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 Job = Callable[..., Any]
@@ -83,6 +83,7 @@ def algebra() -> Job:
         # verify() rounds to six places, where 1e-9 and 2e-9 are both 0.
         return bool(abs((left - right).evalf()) <= 1e-6 * abs(left.evalf()))
 
+    equal("\\sqrt{x^2+1}", "\\frac{1}{2}+x")  # The grammar is built once, before any child is forked.
     return equal
 
 
@@ -112,10 +113,6 @@ def score() -> Job:
     import reasoning_gym
 
     evaluate, own, refused = builtins.eval, set[str](), []
-    hedge = re.compile(r"\b(?:not|no|never|neither|nor|or|but|either|cannot|maybe|except)\b|n't\b", re.IGNORECASE)
-
-    def hedges(text: str) -> set[str]:
-        return {word.lower() for word in hedge.findall(text)}
 
     def literal(source: Any, *scopes: Any) -> Any:
         if not scopes and source in own:
@@ -145,21 +142,43 @@ def score() -> Job:
             builtins.eval = evaluate
         return None if refused and value != 1.0 else value
 
+    def believes(name: str, packed: str, texts: Sequence[str]) -> bool:
+        for text in texts:
+            try:
+                if strict(name, packed, text) == 1.0:
+                    return True
+            except Exception:  # noqa: BLE001 - a scorer that raises does not believe the text
+                continue
+        return False
+
+    def plain(answer: str, text: str) -> bool:
+        """Only the answer's words and signs, and as many numbers."""
+        numbers, words = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"[^\W\d_]+")
+        left, right = (words.sub("", numbers.sub("", each)) for each in (answer, text))
+        same = len(numbers.findall(answer)) == len(numbers.findall(text))
+        return same and set(words.findall(text)) <= set(words.findall(answer)) and set(right) <= {*left, *" .\n"}
+
+    def far(answer: str, text: str) -> bool:
+        try:
+            known = float(answer)
+            return not abs(known - float(text)) <= 0.01 * abs(known)
+        except ValueError:
+            return False
+
     def checked(name: str, packed: str, text: str) -> float | None:
-        answer = str(load(packed)["answer"])
+        answer = load(packed)["answer"] or ""
         if text == answer:
             return 1.0
         value = strict(name, packed, text)
-        if value == 1.0 and not hedges(text) <= hedges(answer):
-            return 0.0  # "not 288" is full marks for scorers that read digits
-        if value == 1.0:
-            for nonsense in ("", "\x00", "neither here nor there", f"{text[::-1]} neither here nor there"):
-                try:
-                    if strict(name, packed, nonsense) == 1.0:
-                        return None
-                except Exception:  # noqa: BLE001 - a scorer that raises does not believe the nonsense
-                    continue
-        return value
+        if value != 1.0:
+            return value
+        if far(answer, text):
+            return 0.0  # one takes the beginning of a number for the number
+        if believes(name, packed, ("", "\x00", "neither here nor there", f"{text[::-1]} neither here nor there")):
+            return None
+        # Some pick what they like out of any text, "not 12 but 13" for example.
+        picks = believes(name, packed, (f"not {text}", f"{text} or 7 is wrong", f"at least {text}"))
+        return None if picks and not plain(answer, text) else value
 
     return checked
 
