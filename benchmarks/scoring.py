@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import Row, compare
+from igpo_rl.estimators import MeanField
 from igpo_rl.records import Rollouts, View
 from igpo_rl.scores import Scores, token_scores
-from igpo_rl.views import MeanField
 
 NAME = "Scoring"
 ROWS, PROMPT, WIDTH, UPDATES = 8, 64, 128, 4

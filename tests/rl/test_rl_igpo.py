@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import copy
+from pkgutil import resolve_name
 
 import pytest
 import torch
 from attrs import evolve, frozen
 from rl_tiny import EOS, LETTERS, MASK, Player, TinyDenoiser, decode, encode, endless, problem, problems
 
+from igpo_rl import plugin
 from igpo_rl.chunkers import RandomLength
+from igpo_rl.estimators import ELBO, MeanField, RandomMask
 from igpo_rl.filters import AdaptiveFilter, DropHints, KeepAll, Threshold, TopEntropy
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks
@@ -15,7 +18,6 @@ from igpo_rl.losses import GRPO, GSPO, row_mean
 from igpo_rl.records import Problem
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import global_generators_untouched
-from igpo_rl.views import MeanField, RandomMask
 
 WIDTH = 12
 SHORT = RandomLength(low=2, high=3)
@@ -510,6 +512,36 @@ def test_accumulation_changes_nothing(estimator, loss):
         assert all(close(one, two) for one, two in zip(gradients, other, strict=True))
 
 
+def catalogue(hook: str) -> list[str]:
+    return sorted(getattr(plugin, hook)().values())
+
+
+@pytest.mark.parametrize("loss", catalogue("igpo_losses"))
+@pytest.mark.parametrize("estimator", catalogue("igpo_estimators"))
+def test_every_estimator_works_with_every_loss_that_can_use_its_level(estimator, loss):
+    """Through rollouts, hints and two updates: a gradient, the same one in micro-batches, and a first ratio of 1."""
+    estimator, loss = resolve_name(estimator)(), resolve_name(loss)()
+    if estimator.level not in loss.levels:
+        with pytest.raises(ValueError, match="choose another loss or estimator"):
+            algorithm(estimator=estimator, loss=loss)
+        return
+    batch, reference, found = hinted_batch(), TinyDenoiser(seed=1).double(), []
+    for rows in (1, 6, 1000):
+        rl = algorithm(estimator=estimator, loss=loss, score_rows=rows)
+        gradients, losses = learn(rl, batch, reference=reference, move=nudge)
+        found.append((gradients, len(losses)))
+        first = [one.metrics["policy/ratio_max"] for one in losses[: len(losses) // 2]]
+        assert set(first) <= {0.0, 1.0}
+        assert 1.0 in first
+    (finest, parts), _, (whole, updates) = found
+    assert (parts > updates) == (updates == 2)
+    assert all(size(gradient) > 1e-3 for gradient in whole)
+    assert not close(*whole, atol=1e-3)
+    for gradients, _ in found:
+        assert all(close(one, two, atol=1e-9) for one, two in zip(gradients, whole, strict=True))
+    assert finest is not whole
+
+
 @pytest.mark.parametrize("estimator", PLANS)
 def test_the_ratio_of_the_first_update_is_exactly_one(estimator):
     """Trap 8. In float32, with micro-batches of other shapes than the old pass has."""
@@ -538,6 +570,26 @@ def test_a_separate_old_pass_agrees_and_dropout_would_spoil_it():
     policy.train()
     faulty = token_scores(policy, view, batch.completion).logp
     assert ((faulty - old).exp() - 1).abs().max() > 0.1
+
+
+def test_tokens_that_no_copy_masks_count_in_a_score_of_the_whole_row():
+    """The sequence ratio is exp((ELBO - old ELBO) / n) with all n tokens of the row, however many a draw happens to mask."""
+    batch, policy = hinted_batch(), TinyDenoiser().double()
+    estimator, seen = ELBO(rule="gauss", samples=1), []
+
+    @frozen(kw_only=True)
+    class Spy(GSPO):
+        def __call__(self, logp, old, advantage, mask, ref, group, hint, totals):
+            seen.append((logp.detach(), mask))
+            return super().__call__(logp, old, advantage, mask, ref, group, hint, totals)
+
+    learn(algorithm(estimator=estimator, loss=Spy(beta=0.0), filter=KeepAll(), updates=1), batch, policy=policy)
+    rows = batch.take(with_signal(batch).nonzero().flatten())
+    (logp, mask), *_ = seen
+    unscored = mask & (logp == 0)
+    assert unscored.any()
+    assert (mask | rows.given | ~rows.valid).all()
+    assert not (unscored & rows.given).any()  # a hint that is not scored in this view is no candidate of the filter
 
 
 def test_mean_field_scores_a_group_with_one_forward():

@@ -11,10 +11,10 @@ from attrs import evolve, frozen
 
 from igpo_rl import plugin, testing
 from igpo_rl.chunkers import RandomLength
+from igpo_rl.estimators import MeanField, RandomMask
 from igpo_rl.filters import TopEntropy
 from igpo_rl.injections import UniformChunks
 from igpo_rl.losses import GRPO
-from igpo_rl.views import MeanField, RandomMask
 
 CHECKS = {
     "chunkers": testing.check_chunker,
@@ -120,7 +120,7 @@ class Wrong:
         (lambda rollouts, view, seeds: evolve(view, attention=torch.ones_like(view.attention)), "padding"),
         (
             lambda rollouts, view, seeds: evolve(view, source=torch.zeros_like(view.source)),
-            "another completion|visible",
+            "another prompt|visible",
         ),
         (lambda rollouts, view, seeds: evolve(view, weight=view.weight * len(rollouts)), "alone"),
     ],

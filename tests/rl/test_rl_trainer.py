@@ -15,12 +15,12 @@ from rl_tiny import EOS, LETTERS, MASK, PAD, Player, TinyDenoiser, problems
 from igpo_rl.adaptive import Adaptive
 from igpo_rl.checkpoint import Checkpoints
 from igpo_rl.chunkers import RandomLength
+from igpo_rl.estimators import RandomMask
 from igpo_rl.igpo import IGPO
 from igpo_rl.losses import GRPO
 from igpo_rl.sft import SFT
 from igpo_rl.testing import global_generators_untouched
 from igpo_rl.trainer import Meter, Optimizer, Routine, Updater, train, train_sft
-from igpo_rl.views import RandomMask
 
 WIDTH, SFT_STEPS, STEPS = 12, 3, 4
 

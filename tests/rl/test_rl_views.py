@@ -6,9 +6,10 @@ import pytest
 import torch
 from rl_tiny import MASK, TinyDenoiser
 
+from igpo_rl.estimators import MeanField, RandomMask
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import random_rollouts
-from igpo_rl.views import MeanField, RandomMask, by_row, cut, same_plan, scored_by_row
+from igpo_rl.views import by_row, cut, same_plan, scored_by_row
 
 
 def view_of(estimator, rollouts, first=0):

@@ -8,6 +8,13 @@ from .chunkers import Fixed as Fixed
 from .chunkers import RandomLength as RandomLength
 from .chunkers import Sentence as Sentence
 from .chunkers import Step as Step
+from .estimators.coupled import Coupled as Coupled
+from .estimators.elbo import ELBO as ELBO
+from .estimators.mean_field import MeanField as MeanField
+from .estimators.random_mask import RandomMask as RandomMask
+from .estimators.replay import LeftToRight as LeftToRight
+from .estimators.replay import Trajectory as Trajectory
+from .estimators.sandwich import Sandwich as Sandwich
 from .filters import AdaptiveFilter as AdaptiveFilter
 from .filters import DropHints as DropHints
 from .filters import EntropyFilter as EntropyFilter
@@ -49,5 +56,3 @@ from .trainer import Updater as Updater
 from .trainer import train as train
 from .trainer import train_sft as train_sft
 from .views import LikelihoodEstimator as LikelihoodEstimator
-from .views import MeanField as MeanField
-from .views import RandomMask as RandomMask

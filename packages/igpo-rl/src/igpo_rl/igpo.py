@@ -18,6 +18,7 @@ from attrs import evolve, field, frozen, validators
 from igpo_rl.advantages import advantages, has_signal
 from igpo_rl.chunkers import Chunker, RandomLength
 from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergence
+from igpo_rl.estimators.mean_field import MeanField
 from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss
@@ -28,7 +29,7 @@ from igpo_rl.records import Denoiser, Loss, Play, Problem, Rollouts, View
 from igpo_rl.seeds import derive, row_seeds
 from igpo_rl.splice import find_easy, find_stuck, splice, substitute
 from igpo_rl.summary import summarise
-from igpo_rl.views import LikelihoodEstimator, MeanField, same_plan
+from igpo_rl.views import LikelihoodEstimator, same_plan
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ class IGPO:
     updates: int = field(default=4, validator=validators.ge(1))
     """Optimiser steps on each batch of rollouts (mu)."""
     score_rows: int = field(default=64, validator=validators.ge(1))
-    """Rows scored at a time; changes memory and speed, not results."""
+    """Noised rows scored at a time, but at least all of one row; changes memory and speed, not results."""
     advantage_std: bool = False
     """Divide advantages by their group's standard deviation."""
     keep_zero_signal: bool = False
@@ -192,7 +193,7 @@ class IGPO:
         mask_id: int,
         gather: Callable[[Tensor], Tensor] = alone,
     ) -> Iterator[Loss]:
-        """One Loss per micro-batch of `score_rows` rows, `updates` times over; step the optimiser after each `last` one.
+        """One Loss per micro-batch, `updates` times over; step the optimiser after each `last` one.
 
         The values of an inner update add up to the objective (section 3 of the paper) over micro-batches and ranks, and
         every rank gets the same number of them. `policy` is put into eval mode: dropout would make the first ratio
@@ -206,8 +207,8 @@ class IGPO:
         rows = batch.take(signal.nonzero().flatten())
         if rows.advantage is None:
             raise ValueError("the batch has no advantages; pass what `collect` returned")
-        parts = self._parts(len(rows), gather)
         views = self._views(rows, rows.advantage, step, mask_id, gather)
+        parts = self._parts(len(rows), views, gather)
         passes = Passes(batch, rows, parts)
         distinct = {id(view): view for view in views}
         old = {key: passes.fixed(policy, view) for key, view in distinct.items()}
@@ -222,7 +223,9 @@ class IGPO:
             before, reference_logp = old[id(view)], ref.get(id(view))
             hint = rows.given & before.scored
             kept = self.filter(before.entropy, before.logp, hint, before.scored) & hint
-            mask = before.scored & (~hint | kept)
+            # A token that no copy happens to mask adds 0 to an estimate of the whole row, but it is one of its tokens.
+            counted = rows.valid if self.estimator.level == "sequence" else before.scored
+            mask = counted & ~rows.given | kept
             totals, metrics = measure(len(batch), rows.advantage, before, hint, kept, mask, gather)
             for part in parts:
                 logp = passes.logp(policy, view, part)
@@ -356,18 +359,15 @@ class IGPO:
     ) -> list[View]:
         """One view an inner update, counted by optimiser steps; views that are equal on every rank are one object."""
         samples = [row % self.group for row in range(len(rows))]
-        views = [
-            self.estimator(
-                rows,
-                advantage,
-                row_seeds(self.seed, step, rows.keys, samples, f"view {update}").to(rows.completion.device),
-                mask_id,
-            )
-            for update in range(self.updates)
-        ]
-        same = torch.tensor([[float(same_plan(view, other)) for other in views] for view in views])
+        views: list[View] = []
+        for update in range(self.updates):
+            seeds = row_seeds(self.seed, step, rows.keys, samples, f"view {update}").to(rows.completion.device)
+            view = self.estimator(rows, advantage, seeds, mask_id)
+            views.append(next((other for other in views if same_plan(view, other)), view))
+        same = torch.tensor([[float(view is other) for other in views] for view in views])
         everywhere = gather(same.flatten()).amin(0).view_as(same)
-        return [views[int(row.argmax())] for row in everywhere]
+        objects = [evolve(view) for view in views]  # equal here but not on another rank: scored here as often as there
+        return [objects[int(row.argmax())] for row in everywhere]
 
     def _hint_kl(
         self,
@@ -391,9 +391,11 @@ class IGPO:
         count = float(gather(total)[:, 1].sum())
         return {"hint/kl": float(total[0]) / count} if count else {}
 
-    def _parts(self, rows: int, gather: Callable[[Tensor], Tensor]) -> list[slice]:
+    def _parts(self, rows: int, views: Sequence[View], gather: Callable[[Tensor], Tensor]) -> list[slice]:
         """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""
-        size = max(self.score_rows // self.group * self.group, min(self.score_rows, self.group))
+        copies = max((int(view.row.bincount().max()) for view in views if len(view.row)), default=1)
+        limit = max(1, self.score_rows // copies)
+        size = max(limit // self.group * self.group, min(limit, self.group))
         needed = int(gather(torch.tensor([-(-rows // size)])).max())
         return [slice(min(rows, index * size), min(rows, (index + 1) * size)) for index in range(max(1, needed))]
 

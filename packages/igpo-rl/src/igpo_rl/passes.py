@@ -64,19 +64,11 @@ class Passes:
 
     def _inside(self, view: View, part: slice) -> tuple[View, Tensor]:
         """The part's own view; where it is empty, one input of which nothing is scored, so that every rank runs a forward."""
-        completion = self.rows.completion[part]
-        if len(completion):
-            return cut(view, part.start, part.stop), completion
-        nothing = view.source.new_empty(0)
-        return evolve(
-            view,
-            noised=torch.cat([self.batch.prompt[:1], self.batch.completion[:1]], 1),
-            attention=attended(self.batch)[:1],
-            source=nothing,
-            row=nothing,
-            scored=view.scored[:0],
-            weight=view.weight[:0],
-        ), completion
+        inside, completion = cut(view, part.start, part.stop), self.rows.completion[part]
+        if not len(inside.noised):
+            noised = torch.cat([self.batch.prompt[:1], self.batch.completion[:1]], 1)
+            inside = evolve(inside, noised=noised, attention=attended(self.batch)[:1])
+        return inside, completion
 
 
 def measure(

@@ -42,7 +42,15 @@ def igpo_filters() -> dict[str, str]:
 
 @hookimpl
 def igpo_estimators() -> dict[str, str]:
-    return {"mean-field": "igpo_rl.views:MeanField", "random-mask": "igpo_rl.views:RandomMask"}
+    return {
+        "mean-field": "igpo_rl.estimators.mean_field:MeanField",
+        "random-mask": "igpo_rl.estimators.random_mask:RandomMask",
+        "coupled": "igpo_rl.estimators.coupled:Coupled",
+        "elbo": "igpo_rl.estimators.elbo:ELBO",
+        "trajectory": "igpo_rl.estimators.replay:Trajectory",
+        "left-to-right": "igpo_rl.estimators.replay:LeftToRight",
+        "sandwich": "igpo_rl.estimators.sandwich:Sandwich",
+    }
 
 
 @hookimpl

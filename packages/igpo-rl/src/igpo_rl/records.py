@@ -140,6 +140,8 @@ class View:
     """(S, L) float: what each scored log-prob counts in its row."""
     reduce: Callable[[View, Tensor, int], Tensor] | None = None
     """(view, logp (S, L), B) -> (B, L); default: the weighted sum by row. The view may be a part, cut between rows."""
+    extra: Tensor | None = None
+    """(S, ...) what `reduce` needs to know of each scoring besides its weights."""
 
 
 @frozen(eq=False)

@@ -104,6 +104,8 @@ def check_estimator(estimator: LikelihoodEstimator) -> None:
         _require(
             _same_cells(alone, cut(view, first, first + size)), "a group is viewed differently alone and in a batch"
         )
+    nobody = estimator(rollouts.take(torch.arange(0)), advantage[:0], seeds[:0], MASK_ID)
+    _require(len(nobody.noised) == 0 and len(nobody.row) == 0, "a batch without rows must give a view without inputs")
     wider = evolve(
         rollouts,
         prompt=torch.nn.functional.pad(rollouts.prompt, (3, 0)),
@@ -127,8 +129,9 @@ def _check_view(view: View, rollouts: Rollouts) -> None:
     _require(not bool((view.scored & ~rollouts.valid[view.row]).any()), "it scores positions behind the first EOS")
     completion = view.noised[view.source][:, start:]
     _require(bool((completion[view.scored] == MASK_ID).all()), "a scored token is visible in its own input")
-    own = (completion == MASK_ID) | (completion == rollouts.completion[view.row])
-    _require(bool(own.all()), "a row's input shows tokens of another completion")
+    noised, clean = view.noised[view.source], torch.cat([rollouts.prompt, rollouts.completion], 1)[view.row]
+    own = (noised == MASK_ID) | (noised == clean)
+    _require(bool(own.all()), "a row's input shows tokens of another prompt or completion")
     attended = view.attention[view.source][:, :start]
     _require(torch.equal(attended, rollouts.prompt_valid[view.row]), "left padding is attended, or a prompt is not")
     table = by_row(view, torch.zeros_like(view.weight), rows)
@@ -192,7 +195,7 @@ def random_rollouts(
         completion=tokens("completion", rows, width),
         given=given,
         valid=torch.arange(width) < length[:, None].clamp(min=1),
-        order=torch.zeros(rows, width, dtype=torch.long).masked_fill(given, -1),
+        order=(_random(derive(seed, "order"), rows, width) * width).long().masked_fill(given, -1),
         confidence=torch.ones(rows, width),
         reward=correct.float(),
         correct=correct,

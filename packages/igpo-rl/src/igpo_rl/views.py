@@ -1,17 +1,16 @@
-"""Likelihood estimators: which noised copies of a batch are fed to the model, and what is scored in them.
+"""Views: which noised copies of a batch are fed to the model, and what is scored in them.
 
 Masked diffusion has no chain rule to read log pi(o) from, so every method approximates it by the marginals at masked
-positions. An estimator only plans (a `View`); the log-probs come from `igpo_rl.scores`.
+positions. An estimator (`igpo_rl.estimators`) only plans a `View`; the log-probs come from `igpo_rl.scores`.
 """
-
-# ruff: noqa: ARG002 - a plug-in is given all that its kind is, needed or not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import lazy_loader as lazy
-from attrs import evolve, field, frozen, validators
+from attrs import evolve
 
 from igpo_rl.records import Rollouts, View
 from igpo_rl.seeds import uniforms
@@ -41,63 +40,51 @@ class LikelihoodEstimator(Protocol):
         ...
 
 
-@frozen(kw_only=True)
-class MeanField:
-    """Whole completion masked: one forward a group (d1, arXiv 2504.12216, section 3)."""
+def plan(
+    rollouts: Rollouts,
+    masked: Tensor,
+    weight: Tensor,
+    mask_id: int,
+    *,
+    scored: Tensor | None = None,
+    prompt: Tensor | None = None,
+    reduce: Callable[[View, Tensor, int], Tensor] | None = None,
+    extra: Tensor | None = None,
+) -> View:
+    """The view with up to J copies of every row: cells of `masked` (B, J, L) are masked, and scored with `weight`, which
+    may be anything that expands to that shape.
 
-    prompt_mask: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
-    """Chance of masking a prompt token, drawn anew for every inner update and shared within a group (d1: 0.15)."""
+    `scored` (B, J, L): by default, all that is masked and valid. Copies in which nothing is scored are left out; those of
+    one group that show nothing of their completion are equal, and are one input. `prompt` (B, P): in place of the rows'
+    own, the same within a group. `extra` (B, ...): what `reduce` needs to know of each row.
+    """
+    scored = masked & rollouts.valid[:, None] if scored is None else scored
+    some = scored.any(2)
+    row = some.nonzero()[:, 0]
+    weight, masked, scored = weight.expand_as(scored)[some], masked[some], scored[some]
+    attention, start = attended(rollouts), rollouts.prompt.shape[1]
+    shared = masked.all(1) & attention[:, start:].all(1)[row]
+    copies = torch.arange(len(row), device=row.device)
+    label = torch.where(shared, first_rows(rollouts.group)[1][row], len(rollouts) + copies)
+    inputs, source = torch.unique(label, return_inverse=True)
+    copy = torch.full_like(inputs, len(row)).scatter_reduce(0, source, copies, "amin")
+    prompt = (rollouts.prompt if prompt is None else prompt)[row[copy]]
+    completion = rollouts.completion[row[copy]].masked_fill(masked[copy], mask_id)
+    return View(
+        noised=torch.cat([prompt, completion], 1),
+        attention=attention[row[copy]],
+        source=source,
+        row=row,
+        scored=scored,
+        weight=weight.where(scored, 0.0),
+        reduce=reduce,
+        extra=None if extra is None else extra[row],
+    )
 
-    level: ClassVar[Level] = "token"
 
-    def __call__(self, rollouts: Rollouts, advantage: Tensor, seeds: Tensor, mask_id: int) -> View:
-        """The input [prompt, all masks] is the same for all rows of a group, so there is one of it: U = groups, S = B."""
-        first, source = _first_rows(rollouts.group)
-        prompt = rollouts.prompt[first]
-        # Counted from the right, so that a token's chance does not depend on the width of the padding.
-        hidden = (uniforms(seeds[first], prompt.shape[1]).flip(1) < self.prompt_mask) & rollouts.prompt_valid[first]
-        blank = torch.full_like(rollouts.completion[first], mask_id)
-        return View(
-            noised=torch.cat([prompt.masked_fill(hidden, mask_id), blank], 1),
-            attention=attended(rollouts)[first],
-            source=source,
-            row=torch.arange(len(rollouts), device=source.device),
-            scored=rollouts.valid,
-            weight=torch.ones_like(rollouts.valid, dtype=torch.float32),
-        )
-
-
-@frozen(kw_only=True)
-class RandomMask:
-    """Part of the completion masked, one draw a row and inner update (UniGRPO, arXiv 2505.15809, section 4)."""
-
-    low: float = field(default=0.0, validator=[validators.ge(0.0), validators.le(1.0)])
-    """Least share t of masked completion tokens."""
-    high: float = field(default=1.0, validator=[validators.gt(0.0), validators.le(1.0)])
-    """Largest share t of masked completion tokens."""
-
-    level: ClassVar[Level] = "token"
-
-    def __attrs_post_init__(self) -> None:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} is above high = {self.high}; the masked share is drawn between them")
-
-    def __call__(self, rollouts: Rollouts, advantage: Tensor, seeds: Tensor, mask_id: int) -> View:
-        """t ~ U[low, high] a row, each completion token masked with chance t, masked tokens scored; never none of them."""
-        valid = rollouts.valid
-        t = self.low + (self.high - self.low) * uniforms(seeds, 1, stream=0)
-        u = uniforms(seeds, valid.shape[1], stream=1)
-        least = u.where(valid, torch.inf).amin(1, keepdim=True)
-        masked = u <= torch.maximum(t, least)
-        rows = torch.arange(len(rollouts), device=valid.device)
-        return View(
-            noised=torch.cat([rollouts.prompt, rollouts.completion.masked_fill(masked, mask_id)], 1),
-            attention=attended(rollouts),
-            source=rows,
-            row=rows,
-            scored=masked & valid,
-            weight=torch.ones_like(valid, dtype=torch.float32),
-        )
+def random_ranks(seeds: Tensor, valid: Tensor, stream: int) -> Tensor:
+    """(B,) seeds, (B, L) bool -> (B, L) long: a random order of each row's valid cells; the others come after them."""
+    return uniforms(seeds, valid.shape[1], stream).masked_fill(~valid, 2.0).argsort(dim=1, stable=True).argsort(1)
 
 
 def attended(rollouts: Rollouts) -> Tensor:
@@ -118,6 +105,7 @@ def cut(view: View, start: int, stop: int) -> View:
         row=view.row[inside] - start,
         scored=view.scored[inside],
         weight=view.weight[inside],
+        extra=None if view.extra is None else view.extra[inside],
     )
 
 
@@ -137,13 +125,17 @@ def scored_by_row(view: View, rows: int) -> Tensor:
 
 def same_plan(one: View, other: View) -> bool:
     """True where both would be scored alike."""
-    tensors = ("noised", "attention", "source", "row", "scored", "weight")
+    tensors = ("noised", "attention", "source", "row", "scored", "weight", "extra")
     return one is other or (
-        one.reduce is other.reduce and all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+        one.reduce == other.reduce and all(_equal(getattr(one, name), getattr(other, name)) for name in tensors)
     )
 
 
-def _first_rows(group: Tensor) -> tuple[Tensor, Tensor]:
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def first_rows(group: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) long, equal labels adjacent -> index of each group's first row (U,), and each row's group counted from 0 (B,)."""
     starts = torch.ones_like(group, dtype=torch.bool)
     starts[1:] = group[1:] != group[:-1]
