@@ -1,109 +1,47 @@
-"""igpo_rl in a training loop that knows nothing of igpo: plain PyTorch, a model and a task of one's own.
+"""igpo_rl in a training loop that knows nothing of igpo: its rollouts with hints and its filter, everything else one's own.
 
-The model sorts four letters. At first no group of samples holds a correct one, so there is nothing to learn from;
-pieces of the solution, painted into the canvas, open these stuck groups. The largest letter is the answer: never shown.
+At first no group of samples holds a correct one, so there is nothing to learn from. `collect` samples through a function
+of the project, paints pieces of the solution into the canvases of stuck groups, and puts what succeeds in the place of
+failed samples. What follows is a REINFORCE step as one writes it in plain PyTorch.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-
 import torch
-from torch import Tensor, nn
+from sorting import LENGTH, MASK, Model, player, problems
 
-from igpo_rl import GRPO, IGPO, Injection, KeepAll, MeanField, Problem, RandomLength, Rollouts, UniformChunks, uniforms
-
-LETTERS, LENGTH, MASK = 8, 4, 8
-
-
-class Model(nn.Module):
-    """Any module whose forward returns logits at chosen cells, and hands them to `read` where that is given."""
-
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(LETTERS + 1, width), nn.Embedding(2 * LENGTH, width)
-        layer = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=128, dropout=0.0, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
-        self.head = nn.Linear(width, LETTERS + 1)
-
-    def forward(
-        self, tokens: Tensor, attention: Tensor, where: Tensor, read: Callable[..., Tensor] | None = None
-    ) -> Tensor:
-        hidden = self.body(self.embed(tokens) + self.place.weight, src_key_padding_mask=~attention)
-        hidden = hidden.flatten(0, 1)[where]
-        return read(self.head, hidden) if read else self.head(hidden)
-
-
-def problems() -> Iterator[Problem]:
-    """Endless letters to sort; the trace is the sorted list, and all of it but the last letter may be a hint."""
-    rng = random.Random(0)
-    while True:
-        letters = [rng.randrange(LETTERS) for _ in range(LENGTH)]
-        yield Problem(
-            key="".join(map(str, letters)),
-            prompt=torch.tensor(letters),
-            trace=torch.tensor(sorted(letters)),
-            hintable=torch.arange(LENGTH) < LENGTH - 1,
-        )
-
-
-def player(model: Model) -> Callable[[Sequence[Problem], Tensor | None, Tensor], Rollouts]:
-    """Generate and verify: all blanks are drawn at once, each by one uniform number of its row's own seed."""
-
-    @torch.no_grad()
-    def play(rows: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
-        prompt = torch.stack([row.prompt for row in rows]) if rows else torch.empty(0, LENGTH, dtype=torch.long)
-        blank = torch.ones_like(prompt, dtype=torch.bool) if overlay is None else overlay < 0
-        canvas = torch.cat(
-            [prompt, prompt.masked_fill(blank, MASK) if overlay is None else overlay.where(~blank, MASK)], 1
-        )
-        cells = torch.arange(canvas.numel()).view_as(canvas)[:, LENGTH:]
-        logits = model(canvas, torch.ones_like(canvas, dtype=torch.bool), cells.flatten())[:, :MASK]
-        edges = logits.softmax(-1).cumsum(-1)
-        drawn = torch.searchsorted(edges, uniforms(seeds, LENGTH).view(-1, 1) * edges[:, -1:], right=True)
-        completion = canvas[:, LENGTH:].where(~blank, drawn.clamp(max=LETTERS - 1).view_as(prompt))
-        correct = (completion == prompt.sort(1).values).all(1)
-        everywhere = torch.ones_like(blank)
-        return Rollouts(
-            prompt=prompt,
-            prompt_valid=everywhere,
-            completion=completion,
-            given=~blank,
-            valid=everywhere,
-            order=blank.long() - 1,
-            confidence=torch.ones_like(completion, dtype=torch.float32),
-            reward=correct.float(),
-            correct=correct,
-            verifiable=torch.ones_like(correct),
-            group=torch.zeros_like(seeds),
-            forwards=torch.ones_like(seeds),
-        )
-
-    return play
+from igpo_rl import IGPO, Injection, RandomLength, TopEntropy, UniformChunks
 
 
 def main(injection: Injection, steps: int = 120) -> list[float]:
     """Train, and return the share of correct samples at every step."""
     model, source = Model(), problems()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    algorithm = IGPO(
-        chunker=RandomLength(low=1, high=2),
-        injection=injection,
-        filter=KeepAll(),
-        estimator=MeanField(),
-        loss=GRPO(beta=0.0),
-        prompts=16,
-        updates=2,
-    )
+    hints = IGPO(chunker=RandomLength(low=1, high=2), injection=injection, prompts=16)
+    keep = TopEntropy(tau=0.5)  # of the hint tokens, those that the policy is least sure of
     correct = []
     for step in range(steps):
-        batch = algorithm.collect(player(model), source, progress=step / steps, step=step)
-        for part in algorithm.learn(model, None, batch, step, mask_id=MASK):
-            part.value.backward()
-            if part.last:
-                optimizer.step()
-                optimizer.zero_grad()
+        batch = hints.collect(player(model), source, progress=step / steps, step=step)
+
+        # The likelihood: all of the completion masked, one row at a time as many times as it was sampled.
+        canvas = torch.cat([batch.prompt, torch.full_like(batch.completion, MASK)], 1)
+        cells = torch.arange(canvas.numel()).view_as(canvas)[:, LENGTH:].flatten()
+        for _ in range(2):
+            logits = model(canvas, torch.ones_like(canvas, dtype=torch.bool), cells).view(*batch.completion.shape, -1)
+            logps = logits.log_softmax(-1)
+            logp = logps.gather(2, batch.completion[..., None])[..., 0]
+
+            # Hints are not the policy's own words: most of them carry no gradient.
+            entropy = -(logps.exp() * logps).sum(-1)
+            kept = keep(entropy.detach(), logp.detach(), batch.given, batch.valid)
+            counted = batch.valid & (~batch.given | kept)
+            by_row = (logp * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+            loss = -(by_row * batch.advantage).mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
         correct.append(batch.metrics["correct/mean"])
         if step % 10 == 0:
             print({name: round(batch.metrics[name], 2) for name in ("correct/mean", "stuck/before", "stuck/after")})

@@ -49,3 +49,17 @@ def test_a_foreign_loop_learns_with_hints_and_not_without() -> None:
             correct.append(sum(foreign_loop.main(injection, steps=80)[-10:]) / 10)
     assert correct[0] > 5 * correct[1]
     assert correct[0] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "loss"), [("MeanField", "GRPO"), ("RandomMask", "GSPO")], ids=["mean-field", "random-mask"]
+)
+def test_likelihoods_alone_teach_what_is_rewarded(estimator: str, loss: str) -> None:
+    import likelihood_alone
+
+    import igpo_rl
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)  # the model's first weights
+        rewards = likelihood_alone.main(getattr(igpo_rl, estimator)(), getattr(igpo_rl, loss)(beta=0.0), steps=60)
+    assert sum(rewards[-10:]) > 2 * sum(rewards[:10])
