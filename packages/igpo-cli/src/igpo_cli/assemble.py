@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from attrs import evolve
 from igpo_cli.errors import UsageError, configuring
 from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
-from igpo_data import Task
+from igpo_cli.tasks import task_name, tasks_of
 from igpo_rl import IGPO, NoInjection, Resample
 from igpo_sampling import Loaded
 
@@ -55,24 +54,6 @@ def model_vocabulary(config: Config) -> tuple[str, ...] | None:
     if not all(hasattr(source, "vocabulary") for source in sources):
         return None
     return tuple(dict.fromkeys(word for source in sources for word in source.vocabulary()))
-
-
-def tasks_of(config: Config, split: str, within: str | None = None, limit: int | None = None) -> list[Task]:
-    """The tasks of a split, at most `limit`; a split without tasks is an error."""
-    source = config.plugin("task", within)
-    with configuring():
-        tasks = list(itertools.islice(iter(source(split)), limit))
-    if not tasks:
-        raise UsageError(f"task '{task_name(config, within)}' has no problems in split '{split}'.")
-    return tasks
-
-
-def task_name(config: Config, within: str | None = None) -> str:
-    """The configured name of the task source."""
-    table: Any = config.values
-    for part in within.split(".") if within else ():
-        table = table.get(part, {})
-    return str(table.get("task", config.values["task"])["name"])
 
 
 def problem_set(

@@ -26,6 +26,10 @@ class Run:
     """L, the completion's length in tokens."""
     split: str = "train"
     """Split of the task that reinforcement learning uses."""
+    limit: int | None = field(default=None, validator=validators.optional(positive))
+    """The first so many problems of it; none for all. A stream is read no further."""
+    shuffle: int | None = None
+    """Seed of a shuffle before the limit, for a random part; none: in order."""
     folder: str = "runs"
     """Where run directories are made."""
     device: str = "auto"
@@ -85,6 +89,10 @@ class FineTuning(SFT):
 
     split: str = "train"
     """Split of the task; problems without a worked solution are left out."""
+    limit: int | None = field(default=None, validator=validators.optional(positive))
+    """The first so many problems; none for all."""
+    shuffle: int | None = None
+    """Seed of a shuffle before the limit; none: in order."""
 
 
 @frozen(kw_only=True)
@@ -97,3 +105,5 @@ class Evaluation:
     """Completions a problem; above 1 avg@k and pass@k are reported."""
     limit: int | None = field(default=None, validator=validators.optional(positive))
     """The first so many problems; none for all."""
+    shuffle: int | None = None
+    """Seed of a shuffle before the limit; none: in order."""

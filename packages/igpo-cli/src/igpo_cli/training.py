@@ -22,7 +22,6 @@ from igpo_cli.assemble import (
     player_of,
     problem_set,
     require_hints,
-    tasks_of,
     verifier_of,
 )
 from igpo_cli.errors import UsageError
@@ -31,6 +30,7 @@ from igpo_cli.lora import adapt, merge, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
 from igpo_cli.screen import Screen
+from igpo_cli.tasks import tasks_of
 from igpo_cli.tracking import Tracker, rollout_rows
 from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.trainer import Routine, train, train_sft
@@ -135,7 +135,7 @@ class Training:
         pairs: list[tuple[Tensor, Tensor]] = []
         dropped = 0
         if sft.steps:
-            tasks = tasks_of(config, sft.split, "sft")
+            tasks = tasks_of(config, sft.split, "sft", sft.limit)
             pairs, dropped = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, config.run.width)
             if not pairs:
                 raise UsageError(
@@ -143,7 +143,7 @@ class Training:
                 )
         problems = player = None
         if config.run.steps:
-            problems = problem_set(config, loaded, config.run.split)
+            problems = problem_set(config, loaded, config.run.split, limit=config.run.limit)
             require_hints(config, problems)
             algorithm_of(config)
             player = player_of(config, loaded, problems, stack.enter_context(verifier_of(config)))

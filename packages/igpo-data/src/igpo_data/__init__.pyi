@@ -1,6 +1,8 @@
 from .__about__ import __version__ as __version__
 from .extraction import extract_answer as extract_answer
 from .extraction import locate_answers as locate_answers
+from .overlap import Contamination as Contamination
+from .overlap import repeats as repeats
 from .task import Task as Task
 from .task import TaskSource as TaskSource
 from .tasks.benchmarks import AMC as AMC

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from igpo_cli.commands import App
 
-COMMANDS = ("check", "rewrite")
+COMMANDS = ("list", "show", "check", "stats", "dedupe", "contamination", "rewrite")
 """`igpo data NAME` is added by `register(app)` of the module data_NAME beside this one."""
 
 

@@ -26,16 +26,16 @@ def register(app: App) -> None:
     def check(
         config: Config,
         *,
-        limit: Annotated[int | None, typer.Option(min=1, help="The first so many tasks; none for all.")] = None,
         judged: Annotated[int, typer.Option(min=0, help="Reference solutions that the verifier judges.")] = 200,
         as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     ) -> None:
         """Check the tasks of a run: lengths, traces, where the answers stand, what may be a hint, verdicts."""
-        from igpo_cli.assemble import load_model, task_name, tasks_of, verifier_of
+        from igpo_cli.assemble import load_model, verifier_of
         from igpo_cli.problems import ProblemSet
+        from igpo_cli.tasks import task_name, tasks_of
         from igpo_data import verify
 
-        tasks = tasks_of(config, config.run.split, limit=limit)
+        tasks = tasks_of(config, config.run.split, limit=config.run.limit)
         loaded = load_model(config)
         problems = ProblemSet.encode(tasks, config.section("prompt"), loaded.tokenizer)
         traced = [task for task in tasks if task.trace is not None]

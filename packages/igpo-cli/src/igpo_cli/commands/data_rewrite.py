@@ -59,7 +59,6 @@ def register(app: App) -> None:
         keep_short: Annotated[
             bool, typer.Option("--keep-short", help="Leave traces alone that are short enough.")
         ] = False,
-        limit: Annotated[int | None, typer.Option(min=1, help="The first so many tasks; none for all.")] = None,
         price_in: Annotated[
             float, typer.Option(min=0.0, help="Price of a million prompt tokens, for the report.")
         ] = 0.0,
@@ -71,7 +70,8 @@ def register(app: App) -> None:
 
         Whatever a model was paid for is kept in FILE.jsonl.journal: the same command goes on where it was stopped.
         """
-        from igpo_cli.assemble import tasks_of, verifier_of
+        from igpo_cli.assemble import verifier_of
+        from igpo_cli.tasks import tasks_of
         from igpo_data.rewrite import rewrite, rough_tokens, write_rows
         from igpo_data.rewriters import FailedError, UnusableError
 
@@ -91,7 +91,7 @@ def register(app: App) -> None:
             instruction=instruction,
         )
         count = counter_of(tokenizer) if tokenizer else rough_tokens
-        tasks = tasks_of(config, config.run.split, limit=limit)
+        tasks = tasks_of(config, config.run.split, limit=config.run.limit)
         journal = None if rewriter == "rules" else out.with_name(out.name + ".journal")
         try:
             with verifier_of(config) as verifier:

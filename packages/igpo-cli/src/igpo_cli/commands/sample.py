@@ -56,8 +56,9 @@ def register(app: App) -> None:
         """Sample from a model or a run (igpo sample runs/NAME), around hints if some are given."""
         import torch
 
-        from igpo_cli.assemble import load_model, tasks_of, trained_model
+        from igpo_cli.assemble import load_model, trained_model
         from igpo_cli.problems import encode_prompts
+        from igpo_cli.tasks import tasks_of
         from igpo_rl import derive
         from igpo_sampling import Canvas
 

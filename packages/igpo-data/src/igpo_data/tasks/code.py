@@ -27,7 +27,7 @@ class Code:
     path: str | None = None
     """A folder with test.jsonl (also .gz, .parquet) or one such file. Its columns tell which of the two it is."""
 
-    hub = "openai/openai_humaneval or google-research-datasets/mbpp"
+    hub = "openai/openai_humaneval"
 
     def __call__(self, split: str) -> list[Task]:
         """The problems in order. meta: tests, entry_point, prefix (see `Task`); the trace is the reference program.

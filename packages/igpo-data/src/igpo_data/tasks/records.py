@@ -15,6 +15,8 @@ from igpo_data.extraction import extract_answer, locate_answers
 from igpo_data.task import Task
 from igpo_data.tasks.files import Row
 
+SPANS = "answer_spans"
+
 
 def pattern_error(pattern: str | None) -> str | None:
     """What is wrong with an answer pattern: it must be a regular expression with one group."""
@@ -29,7 +31,11 @@ def pattern_error(pattern: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Columns:
-    """Which columns of a row hold what; of several names for a column the first that a row has is read."""
+    """Which columns of a row hold what; of several names for a column the first that a row has is read.
+
+    A column `answer_spans`, [[from, to], ...] in characters of the trace as `igpo data dedupe` writes it, is believed; without
+    one the answer is located.
+    """
 
     prompt: str | tuple[str, ...]
     answer: str | tuple[str, ...]
@@ -83,9 +89,17 @@ class Columns:
             prompt=_text(row, _column(row, self.prompt, "prompt", place), "prompt", place),
             answer=answer.strip(),
             trace=trace,
-            answer_spans=locate_answers(trace, answer, self.answer_pattern) if trace else (),
+            answer_spans=self._spans(row, trace, answer, place),
             meta={name: row[name] for name in self.extra if row.get(name) is not None},
         )
+
+    def _spans(self, row: Mapping[str, Any], trace: str | None, answer: str, place: str) -> tuple[tuple[int, int], ...]:
+        given = row.get(SPANS)
+        if trace is None or not isinstance(given, list):
+            return locate_answers(trace, answer, self.answer_pattern) if trace else ()
+        if not all(isinstance(span, list) and [type(end) for end in span] == [int, int] for span in given):
+            raise ValueError(f"{place}: column {SPANS!r} must be a list of pairs [from, to], not {given!r}")
+        return tuple((start, end) for start, end in given)
 
     def _optional(self, row: Mapping[str, Any], column: str | None, role: str, place: str) -> str | None:
         if column is None or (self.lenient and column not in row):
