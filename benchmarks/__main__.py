@@ -25,7 +25,11 @@ def main() -> None:
     if unknown:
         parser.error(f"no case named {', '.join(sorted(unknown))}; there are {', '.join(harness.cases())}")
     for case in options.cases or harness.cases():
-        text = harness.section(harness.run_apart(case, options.quick))
+        result = harness.run_apart(case, options.quick)
+        if "skipped" in result:
+            print(f"{case}: {result['skipped']}", end="\n\n", flush=True)
+            continue
+        text = harness.section(result)
         print(text, end="\n\n", flush=True)
         if not options.quick:
             harness.write(case, text)
@@ -36,7 +40,10 @@ def run_here(case: str, quick: bool) -> dict[str, object]:
     import torch
 
     module = importlib.import_module(f"benchmarks.{case}")
-    rows = module.run(quick)
+    try:
+        rows = module.run(quick)
+    except harness.SkippedError as reason:
+        return {"skipped": str(reason)}
     machine = (
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     )

@@ -22,6 +22,10 @@ REPORT = HERE.parent / "docs" / "performance.md"
 COLUMNS = ("case", "ours, s", "baseline, s", "faster", "ours, MB", "baseline, MB", "note")
 
 
+class SkippedError(Exception):
+    """This machine lacks what a case needs; nothing is measured and nothing is written."""
+
+
 class Row(TypedDict):
     """One comparison: seconds and megabytes of both sides, None where not measured."""
 
@@ -37,7 +41,14 @@ class Row(TypedDict):
 def seconds(function: Callable[[], object], repeats: int = 5) -> float:
     """Median wall time over `repeats` runs, after one that warms up."""
     function()
-    return statistics.median(_once(function) for _ in range(repeats))
+    return statistics.median(once(function) for _ in range(repeats))
+
+
+def once(function: Callable[[], object]) -> float:
+    """Wall time of one run."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def peak_mb(function: Callable[[], object]) -> float | None:
@@ -62,20 +73,29 @@ def compare(
     *,
     repeats: int = 5,
     memory: bool = True,
+    small: tuple[Callable[[], object], Callable[[], object]] | None = None,
     note: str = "",
 ) -> Row:
-    """Time both sides in turns, so that a change of the machine's speed meets both; then measure each one's memory."""
-    ours()
-    baseline()
-    pairs = [(_once(ours), _once(baseline)) for _ in range(repeats)]
+    """Time both sides in turns, so that a change of the machine's speed meets both.
+
+    A first run of each warms up, and its memory is measured. Where that would take long, `small` are shorter runs with
+    the same peak.
+    """
+    peaks = [peak_mb(side) if memory else side() for side in small or (ours, baseline)]
+    pairs = [(once(ours), once(baseline)) for _ in range(repeats)]
+    return row(case, pairs, peaks if memory else (None, None), note)
+
+
+def row(case: str, pairs: Iterable[tuple[float, float]], peaks: Sequence[Any] = (None, None), note: str = "") -> Row:
+    """The medians of both sides, in seconds."""
     ours_s, baseline_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     return Row(
         case=case,
         ours_s=ours_s,
         baseline_s=baseline_s,
         ratio=baseline_s / ours_s,
-        ours_mb=peak_mb(ours) if memory else None,
-        baseline_mb=peak_mb(baseline) if memory else None,
+        ours_mb=peaks[0],
+        baseline_mb=peaks[1],
         note=note,
     )
 
@@ -117,12 +137,6 @@ def write(case: str, text: str, report: Path = REPORT) -> None:
     old = report.read_text(encoding="utf-8") if report.exists() else "# Performance\n"
     new, found = re.subn(re.escape(before) + ".*?" + re.escape(after), lambda _: part, old, flags=re.DOTALL)
     report.write_text(new if found else f"{old.rstrip()}\n\n{part}\n", encoding="utf-8")
-
-
-def _once(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def _resident(field: str) -> float:

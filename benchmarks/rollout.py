@@ -2,19 +2,23 @@
 
 The published loop reads the model at every position, takes a float64 softmax and float64 Gumbel noise over the whole
 vocabulary there, and chooses each row's tokens by a top-k on the host (LLaDA's own loop: a float32 softmax). Ours
-reads the blanks of the block. The last rows compare the sampler with its own forwards: what sampling itself costs.
+reads the blanks of the block. Memory is the peak of a step with 8 rows, and a baseline of a minute is run twice. The
+caches stand beside our exact sampler, with the share of tokens on which they agree: random weights, on which a token
+decides all that follow, make them differ more than a trained model does. The last rows say what sampling adds to the
+forwards that it makes, of 64 rows, half of whose columns are blank.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks import harness
 from benchmarks.harness import Row, compare
 from igpo_sampling import Canvas, LLaDASampler
-from igpo_sampling.loop import POSITIONS
 from igpo_sampling.models.llada_network import LLaDAConfig, LLaDAForDiffusion
 
 NAME = "Rollout"
@@ -43,8 +47,15 @@ def canvas(vocabulary: int, rows: int = ROWS, prompt: int = PROMPT, width: int =
 
 
 @torch.no_grad()
-def published(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature: float, softmax: torch.dtype) -> Tensor:
-    """The published loop, plainly: all positions, the whole vocabulary, a loop over rows."""
+def published(
+    model: LLaDAForDiffusion,
+    canvas: Canvas,
+    steps: int,
+    temperature: float,
+    softmax: torch.dtype,
+    last: int | None = None,
+) -> Tensor:
+    """The published loop, plainly: all positions, the whole vocabulary, a loop over rows. It ends behind step `last`."""
     mask_id = model.config.vocab_size - 1
     x = torch.where(canvas.given, canvas.tokens, mask_id)
     (B, T), P = x.shape, x.shape[1] - canvas.width
@@ -56,6 +67,8 @@ def published(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature:
         start, end = P + block * BLOCK, P + (block + 1) * BLOCK
         total = (x[:, start:end] == mask_id).sum(1)
         for step in range(share):
+            if last is not None and block * share + step > last:
+                return x[:, P:]
             mask = x == mask_id
             logits = model(x, canvas.attention, everywhere).view(B, T, -1)
             if temperature > 0:
@@ -75,14 +88,23 @@ def published(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature:
     return x[:, P:]
 
 
-def rollout(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature: float) -> Tensor:
-    sampler = LLaDASampler(steps=steps, block=BLOCK, temperature=temperature)
+def rollout(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature: float, cache: str = "none") -> Tensor:
+    sampler = LLaDASampler(steps=steps, block=BLOCK, temperature=temperature, cache=cache)
     seeds = torch.arange(len(canvas))
     return sampler(model, canvas, seeds, mask_id=model.config.vocab_size - 1, eos_id=0).completion
 
 
-def versus_published(vocabulary: int, temperature: float, softmax: torch.dtype, steps: int) -> Row:
-    model, blank = network(vocabulary, 256, 4), canvas(vocabulary)
+def agreement(results: dict[str, Tensor]) -> str:
+    """The share of tokens that are equal on both sides."""
+    ours, theirs = results["ours"], results["theirs"]
+    return f"{(ours == theirs).float().mean():.1%} of {ours.numel()} tokens equal"
+
+
+def versus_published(
+    model: LLaDAForDiffusion, rows: int, steps: int, temperature: float, softmax: torch.dtype, repeats: int
+) -> Row:
+    vocabulary = model.config.vocab_size
+    blank, many = canvas(vocabulary, rows), canvas(vocabulary)
     results: dict[str, Tensor] = {}
 
     def ours() -> None:
@@ -91,48 +113,72 @@ def versus_published(vocabulary: int, temperature: float, softmax: torch.dtype, 
     def theirs() -> None:
         results["theirs"] = published(model, blank, steps, temperature, softmax)
 
-    name = "published" if softmax == torch.float64 else "LLaDA's own"
-    row = compare(
-        f"V {vocabulary:,}, T {temperature:g}, {name} loop", ours, theirs, repeats=1 if vocabulary > 100_000 else 3
+    small = (
+        lambda: rollout(model, many, WIDTH // BLOCK, temperature),
+        lambda: published(model, many, WIDTH // BLOCK, temperature, softmax, last=0),
     )
-    row["note"] = f"{steps} steps, d 256 x 4"
-    if temperature == 0:
-        same = (results["ours"] == results["theirs"]).float().mean()
-        row["note"] += f"; {float(same):.1%} of tokens equal"
+    name = "published" if softmax == torch.float64 else "LLaDA's own"
+    case = f"V {vocabulary:,}, T {temperature:g}, {name} loop"
+    row = compare(case, ours, theirs, repeats=repeats, small=small)
+    row["note"] = f"{rows} rows, {steps} steps" + (f"; {agreement(results)}" if temperature == 0 else "")
     return row
 
 
-def overhead(temperature: float, rows: int, quick: bool) -> Row:
-    """The sampler against nothing but the forwards that it makes, their head included."""
-    vocabulary, prompt, width, steps = (32_000, 32, 32, 4) if not quick else (1_000, 8, 32, 4)
-    model = network(vocabulary, 768, 12) if not quick else network(vocabulary, 64, 2)
-    blank = canvas(vocabulary, rows, prompt, width)
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+def versus_exact(model: LLaDAForDiffusion, cache: str, steps: int) -> Row:
+    """What a cache saves, and how far it strays."""
+    vocabulary = model.config.vocab_size
+    blank = canvas(vocabulary)
+    results: dict[str, Tensor] = {}
 
-    def recording(tokens: Tensor, attention: Tensor, where: Tensor, read: Callable[..., object]) -> object:
-        seen.append((tokens, attention, where))
-        return model(tokens, attention, where, read)
+    def ours() -> None:
+        results["ours"] = rollout(model, blank, steps, 0.0, cache)
 
+    def exact() -> None:
+        results["theirs"] = rollout(model, blank, steps, 0.0)
+
+    row = compare(f"V {vocabulary:,}, T 0, {cache} cache, our exact sampler", ours, exact, repeats=3)
+    row["note"] = f"{ROWS} rows, {steps} steps; {agreement(results)}"
+    return row
+
+
+def overhead(model: LLaDAForDiffusion, temperature: float, rows: int, width: int, repeats: int) -> Row:
+    """The sampler against the forwards inside it, their head included: both sides are parts of the same run."""
+    vocabulary, steps = model.config.vocab_size, 2
+    blank = canvas(vocabulary, rows, width, width)
     sampler = LLaDASampler(steps=steps, block=width, temperature=temperature, max_rows=rows)
-    settings = {"mask_id": vocabulary - 1, "eos_id": 0}
-    sampler(recording, blank, torch.arange(rows), **settings)
 
-    def heads(head: Callable[[Tensor], Tensor], hidden: Tensor) -> None:
-        for part in hidden.split(POSITIONS):
-            head(part)
+    def run() -> tuple[float, float]:
+        forwards = 0.0
 
-    @torch.no_grad()
-    def forwards() -> None:
-        for tokens, attention, where in seen:
-            model(tokens, attention, where, heads)
+        def denoiser(tokens: Tensor, attention: Tensor, where: Tensor, read: Callable[..., object]) -> object:
+            nonlocal forwards
+            inside = heads = 0.0
 
-    case = f"V {vocabulary:,}, T {temperature:g}, batch {rows}, forwards alone"
-    row = compare(
-        case,
-        lambda: sampler(model, blank, torch.arange(rows), **settings),
-        forwards,
-        repeats=3,
-        memory=False,
+            def timed(head: Callable[[Tensor], Tensor], hidden: Tensor) -> object:
+                def each(part: Tensor) -> Tensor:
+                    nonlocal heads
+                    start = time.perf_counter()
+                    logits = head(part)
+                    heads += time.perf_counter() - start
+                    return logits
+
+                nonlocal inside
+                start = time.perf_counter()
+                result = read(each, hidden)
+                inside = time.perf_counter() - start
+                return result
+
+            start = time.perf_counter()
+            result = model(tokens, attention, where, timed)
+            forwards += time.perf_counter() - start - inside + heads
+            return result
+
+        settings = {"mask_id": vocabulary - 1, "eos_id": 0}
+        return harness.once(lambda: sampler(denoiser, blank, torch.arange(rows), **settings)), forwards
+
+    run()
+    row = harness.row(
+        f"V {vocabulary:,}, T {temperature:g}, batch {rows}, forwards alone", [run() for _ in range(repeats)]
     )
     parameters = sum(weight.numel() for weight in model.parameters())
     row["note"] = f"{parameters / 1e6:.0f} M parameters; sampling adds {1 / row['ratio'] - 1:.1%}"
@@ -140,12 +186,16 @@ def overhead(temperature: float, rows: int, quick: bool) -> Row:
 
 
 def run(quick: bool) -> list[Row]:
-    sizes = (1_000,) if quick else (32_000, 126_464)
-    steps = 4 if quick else 16
-    rows = [
-        versus_published(vocabulary, temperature, torch.float64, steps)
-        for vocabulary in sizes
-        for temperature in (0.0, 1.2)
-    ]
-    rows.append(versus_published(sizes[-1], 0.0, torch.float32, steps))
-    return rows + [overhead(temperature, 16, quick) for temperature in (0.0, 1.2)]
+    exact, low = torch.float64, torch.float32
+    # vocabulary, rows, repeats at temperature 0 and above: a baseline step of 8 rows takes 17 s at the largest
+    sizes = [(1_000, 2, 1, 1)] if quick else [(32_000, 4, 3, 3), (126_464, 2, 3, 2)]
+    steps, rows = (4 if quick else 16), []
+    for vocabulary, some, often, seldom in sizes:
+        model = network(vocabulary, 256, 4)
+        rollout(model, canvas(vocabulary), 4, 1.2)  # what is set up once is no peak of the first row
+        rows += [versus_published(model, some, steps, 0.0, kind, often) for kind in (exact, low)]
+        rows += [versus_published(model, some, steps, 1.2, exact, seldom)]
+        if vocabulary == sizes[0][0]:
+            rows += [versus_exact(model, cache, 4 * steps) for cache in ("prefix", "dual")]
+    model = network(1_000, 64, 2) if quick else network(32_000, 768, 12)
+    return rows + [overhead(model, temperature, *((4, 16, 1) if quick else (64, 32, 2))) for temperature in (0.0, 1.2)]

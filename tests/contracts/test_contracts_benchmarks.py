@@ -6,7 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks import harness
+import torch
+from benchmarks import __main__, gpu_rollout, harness
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from igpo_sampling import LLaDASampler
+from igpo_sampling.models.llada_network import LLaDAConfig
 
 
 def test_compare_times_both_sides() -> None:
@@ -42,11 +48,51 @@ def test_a_table_leaves_out_what_was_not_measured() -> None:
     assert len(head) == len(rule) == len(body)
 
 
+def test_memory_and_warming_up_may_take_a_smaller_run() -> None:
+    calls: list[str] = []
+    row = harness.compare(
+        "c",
+        lambda: calls.append("ours"),
+        lambda: calls.append("baseline"),
+        repeats=2,
+        small=(lambda: calls.append("small ours"), lambda: calls.append("small baseline")),
+    )
+    assert calls == ["small ours", "small baseline", *("ours", "baseline") * 2]
+    assert row["ratio"] is not None
+
+
+def test_a_case_that_this_machine_cannot_run_says_why_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert __main__.run_here("gpu_rollout", quick=False)["skipped"].startswith("no GPU at hand")
+    before = harness.REPORT.read_bytes()
+    monkeypatch.setattr(harness, "run_apart", __main__.run_here)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "gpu_rollout"])
+    __main__.main()
+    assert capsys.readouterr().out.startswith("gpu_rollout: no GPU at hand")
+    assert harness.REPORT.read_bytes() == before
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_the_operations_of_a_rollout_are_counted_as_torch_counts_them(cache: str) -> None:
+    """With few heads of the keys, a short last block, and 16 rows, so that no head product is padded."""
+    config = LLaDAConfig(d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, mlp_hidden_size=96, vocab_size=101)
+    model = gpu_rollout.network(config, "cpu", torch.float32)
+    blank = gpu_rollout.canvas(101, 16, prompt=5, width=14, device="cpu")
+    sampler = LLaDASampler(steps=4, block=8, temperature=1.0, cache=cache)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the CPU's own is not counted
+        counted = gpu_rollout.rollout(model, blank, sampler)
+    assert counted == counter.get_total_flops()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", harness.cases())
 def test_a_case_runs(case: str) -> None:
     result = harness.run_apart(case, quick=True)
+    if "skipped" in result:
+        pytest.skip(result["skipped"])
     assert result["name"]
     assert result["about"]
     assert result["rows"]
