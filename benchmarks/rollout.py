@@ -2,7 +2,7 @@
 
 The published loop reads the model at every position, takes a float64 softmax and float64 Gumbel noise over the whole
 vocabulary there, and chooses each row's tokens by a top-k on the host (LLaDA's own loop: a float32 softmax). Ours
-reads the blanks of the block. Memory is the peak of a step with 8 rows, and a baseline of a minute is run twice. The
+reads the blanks of the block. Memory is the peak of a step with 8 rows, and the longest baseline is run twice. The
 caches stand beside our exact sampler, with the share of tokens on which they agree: random weights, on which a token
 decides all that follow, make them differ more than a trained model does. The last rows say what sampling adds to the
 forwards that it makes, of 64 rows, half of whose columns are blank.
@@ -187,7 +187,7 @@ def overhead(model: LLaDAForDiffusion, temperature: float, rows: int, width: int
 
 def run(quick: bool) -> list[Row]:
     exact, low = torch.float64, torch.float32
-    # vocabulary, rows, repeats at temperature 0 and above: a baseline step of 8 rows takes 17 s at the largest
+    # vocabulary, rows, repeats at temperature 0 and above: as many as keep the baseline's part to minutes
     sizes = [(1_000, 2, 1, 1)] if quick else [(32_000, 4, 3, 3), (126_464, 2, 3, 2)]
     steps, rows = (4 if quick else 16), []
     for vocabulary, some, often, seldom in sizes:
