@@ -85,7 +85,7 @@ def workers_live(verifier: Math | Regex | ReasoningGym, job: str, question: str,
 def test_every_verifier_has_its_hostile_test() -> None:
     tested = {*CHEAP, *COMBINED, PATTERN, MATH, GYM, Choice()}
     names = {target.split(":")[1] for target in igpo_verifiers().values()}
-    assert names - {type(verifier).__name__ for verifier in tested} <= {"Code"}  # has drills of its own
+    assert names - {type(verifier).__name__ for verifier in tested} <= {"Program"}  # runs code: has drills of its own
 
 
 def test_the_texts_are_deterministic_and_varied() -> None:

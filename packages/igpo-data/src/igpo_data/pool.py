@@ -58,9 +58,10 @@ class Pool:
         lines = [json.dumps(question) for question in questions]
         keys = [blake2b(line.encode(), digest_size=16).digest() for line in lines]
         new = {key: line for key, line in zip(keys, lines, strict=True) if key not in self._known}
-        # Starting a worker takes as long as a hundred checks.
-        with ThreadPoolExecutor(min(1 + len(new) // BATCH, len(self._workers))) as threads:
-            asked = dict(zip(new, threads.map(self._ask, new.values()), strict=True))
+        asked: dict[bytes, Reply] = {}
+        if new:  # Starting a worker takes as long as a hundred checks.
+            with ThreadPoolExecutor(min(1 + len(new) // BATCH, len(self._workers))) as threads:
+                asked = dict(zip(new, threads.map(self._ask, new.values()), strict=True))
         replies = [asked.get(key) or self._known[key] for key in keys]
         if len(self._known) + len(asked) > REMEMBERED:
             self._known.clear()

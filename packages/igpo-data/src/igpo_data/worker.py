@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 Job = Callable[..., Any]
@@ -69,10 +70,12 @@ def algebra() -> Job:
 
     config = [LatexExtractionConfig()]  # The other kind of extraction ends in sympy's parse_expr, which evaluates.
 
+    @lru_cache(maxsize=1_024)
+    def read(text: str) -> list[Any]:
+        return list(parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None))
+
     def equal(gold: str, given: str) -> bool:
-        known, found = (
-            parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None) for text in (gold, given)
-        )
+        known, found = read(gold), read(given)
         if not known or not found or not verify(known, found, timeout_seconds=None):
             return False
         left, right = known[0], found[0]
@@ -108,7 +111,6 @@ def score() -> Job:
     import builtins
     import pickle
     import re
-    from functools import lru_cache
 
     import reasoning_gym
 

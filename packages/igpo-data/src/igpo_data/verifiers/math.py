@@ -7,17 +7,20 @@ groups and so needless hints, the second believes any number in the text and can
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from attrs import field, frozen, validators
 
 from igpo_data.answers import algebra, equal
 from igpo_data.extraction import extract_answer
-from igpo_data.pool import shared_pool
+from igpo_data.pool import Pool, Reply, shared_pool
 from igpo_data.task import Task
 from igpo_data.verdict import Verdict
 
 LONGEST = 400
 # Characters of an answer that is given to algebra.
+REMEMBERED = 8_192
+# Characters of a completion whose verdict is kept, for when it comes again.
 
 
 @frozen(kw_only=True)
@@ -44,35 +47,43 @@ class Math:
 
         Notes: no-answer (none is stated), unverifiable (the task has none), too-long, timeout, memory, error.
         """
-        verdicts: list[Verdict | None] = []
-        undecided: dict[int, tuple[str, str, str]] = {}
-        for completion, task in pairs:
-            gold, given = reference(task), extract_answer(completion)
-            if not gold or given is None:
-                verdicts.append(_verdict(False, given, "no-answer" if gold else "unverifiable"))
-                continue
-            same = equal(gold, given)
-            if same is None and max(len(gold), len(given)) <= LONGEST:
-                undecided[len(verdicts)] = algebra(gold), algebra(given), given
-                verdicts.append(None)
-            else:
-                verdicts.append(_verdict(bool(same), given, "too-long" if same is None else ""))
-        if undecided:
-            pool = shared_pool("algebra", self.workers, self.timeout, self.memory)
-            replies = pool.check([(gold, given) for gold, given, _ in undecided.values()])
-            for (index, (_, _, answer)), reply in zip(undecided.items(), replies, strict=True):
-                verdicts[index] = _verdict(reply.value is True, answer, reply.note)
-        return [verdict for verdict in verdicts if verdict is not None]
+        settled = [
+            (_settle if len(completion) <= REMEMBERED else _settle.__wrapped__)(completion, task.answer)
+            for completion, task in pairs
+        ]
+        undecided = [found for found in settled if not isinstance(found, Verdict)]
+        questions = [(algebra(gold), algebra(given)) for gold, given in undecided]
+        replies = iter(self._pool().check(questions) if questions else ())
+        return [found if isinstance(found, Verdict) else _replied(found[1], next(replies)) for found in settled]
 
     def close(self) -> None:
         """Ends the worker processes; the next comparison by algebra starts new ones."""
-        shared_pool("algebra", self.workers, self.timeout, self.memory).close()
+        self._pool().close()
+
+    def _pool(self) -> Pool:
+        return shared_pool("algebra", self.workers, self.timeout, self.memory)
 
 
-def reference(task: Task) -> str:
-    """The task's answer; where that is a statement like \\boxed{3} or a solution, what it states."""
-    return (extract_answer(task.answer) or task.answer).strip()
+def reference(answer: str) -> str:
+    """A task's answer; where that is a statement like \\boxed{3} or a solution, what it states."""
+    return (extract_answer(answer) or answer).strip()
+
+
+@lru_cache(maxsize=4_096)
+def _settle(completion: str, answer: str) -> Verdict | tuple[str, str]:
+    """The verdict where it takes no algebra; otherwise the two answers to compare."""
+    gold, given = reference(answer), extract_answer(completion)
+    if not gold or given is None:
+        return _verdict(False, given, "no-answer" if gold else "unverifiable")
+    same = equal(gold, given)
+    if same is None and max(len(gold), len(given)) <= LONGEST:
+        return gold, given
+    return _verdict(bool(same), given, "too-long" if same is None else "")
 
 
 def _verdict(correct: bool, answer: str | None, note: str) -> Verdict:
     return Verdict(reward=float(correct), correct=correct, answer=answer, note=note)
+
+
+def _replied(given: str, reply: Reply) -> Verdict:
+    return _verdict(reply.value is True, given, reply.note)

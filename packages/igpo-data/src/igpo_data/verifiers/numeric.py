@@ -22,7 +22,7 @@ class Numeric:
 
     def __call__(self, completion: str, task: Task) -> Verdict:
         """Numbers as in `igpo_data.quantities`; a number with percent sign is also its hundredth. No algebra."""
-        gold, stated = read_number(reference(task)), extract_answer(completion)
+        gold, stated = read_number(reference(task.answer)), extract_answer(completion)
         if gold is None or stated is None:
             return Verdict(reward=0.0, correct=False, answer=stated, note="no-answer" if gold else "unverifiable")
         given = read_number(stated)
