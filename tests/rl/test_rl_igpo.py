@@ -526,20 +526,18 @@ def test_every_estimator_works_with_every_loss_that_can_use_its_level(estimator,
             algorithm(estimator=estimator, loss=loss)
         return
     batch, reference, found = hinted_batch(), TinyDenoiser(seed=1).double(), []
-    for rows in (1, 6, 1000):
+    for rows in (4, 1000):
         rl = algorithm(estimator=estimator, loss=loss, score_rows=rows)
         gradients, losses = learn(rl, batch, reference=reference, move=nudge)
         found.append((gradients, len(losses)))
         first = [one.metrics["policy/ratio_max"] for one in losses[: len(losses) // 2]]
         assert set(first) <= {0.0, 1.0}
         assert 1.0 in first
-    (finest, parts), _, (whole, updates) = found
+    (finest, parts), (whole, updates) = found
     assert (parts > updates) == (updates == 2)
     assert all(size(gradient) > 1e-3 for gradient in whole)
     assert not close(*whole, atol=1e-3)
-    for gradients, _ in found:
-        assert all(close(one, two, atol=1e-9) for one, two in zip(gradients, whole, strict=True))
-    assert finest is not whole
+    assert all(close(one, two, atol=1e-9) for one, two in zip(finest, whole, strict=True))
 
 
 @pytest.mark.parametrize("estimator", PLANS)

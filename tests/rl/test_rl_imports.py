@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import subprocess
 import sys
 from importlib import import_module
@@ -32,16 +35,14 @@ def test_options_of_every_plugin_can_be_read_without_torch():
 
 @pytest.mark.parametrize("path", OPTIONS)
 def test_every_option_has_a_plain_type_a_default_and_a_line_of_help(path):
-    import ast
-    import inspect
-
     module, _, name = path.partition(":")
     made = getattr(import_module(module), name)
     assert inspect.getdoc(made)
-    (body,) = ast.parse(inspect.getsource(made)).body
+    bodies = [ast.parse(inspect.getsource(base)).body[0].body for base in made.__mro__[:-1]]
     helped = {
         before.target.id
-        for before, after in zip(body.body, body.body[1:], strict=False)
+        for body in bodies
+        for before, after in itertools.pairwise(body)
         if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }
     assert {one.name for one in attrs.fields(made)} <= helped

@@ -30,8 +30,12 @@ from .injections import Resample as Resample
 from .injections import RevealLast as RevealLast
 from .injections import Suffix as Suffix
 from .injections import UniformChunks as UniformChunks
+from .losses import DAPO as DAPO
 from .losses import GRPO as GRPO
 from .losses import GSPO as GSPO
+from .losses import SPG as SPG
+from .losses import WD1 as WD1
+from .losses import DrGRPO as DrGRPO
 from .losses import PolicyLoss as PolicyLoss
 from .problems import problem_from_text as problem_from_text
 from .records import Denoiser as Denoiser

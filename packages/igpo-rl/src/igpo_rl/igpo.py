@@ -395,7 +395,7 @@ class IGPO:
         """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""
         copies = max((int(view.row.bincount().max()) for view in views if len(view.row)), default=1)
         limit = max(1, self.score_rows // copies)
-        size = max(limit // self.group * self.group, min(limit, self.group))
+        size = max(limit // self.group * self.group, self.group if self.loss.whole_groups else min(limit, self.group))
         needed = int(gather(torch.tensor([-(-rows // size)])).max())
         return [slice(min(rows, index * size), min(rows, (index + 1) * size)) for index in range(max(1, needed))]
 

@@ -55,4 +55,11 @@ def igpo_estimators() -> dict[str, str]:
 
 @hookimpl
 def igpo_losses() -> dict[str, str]:
-    return {"grpo": "igpo_rl.losses:GRPO", "gspo": "igpo_rl.losses:GSPO"}
+    return {
+        "grpo": "igpo_rl.losses:GRPO",
+        "gspo": "igpo_rl.losses:GSPO",
+        "dapo": "igpo_rl.losses:DAPO",
+        "dr-grpo": "igpo_rl.losses:DrGRPO",
+        "wd1": "igpo_rl.losses:WD1",
+        "spg": "igpo_rl.losses:SPG",
+    }
