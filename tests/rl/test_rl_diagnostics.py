@@ -9,6 +9,7 @@ from rl_tiny import MASK, VOCABULARY, Player, TinyDenoiser, endless, problems
 
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.diagnostics import estimate_variance, hint_divergence
+from igpo_rl.estimators import MeanField, RandomMask
 from igpo_rl.filters import DropHints, KeepAll
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import NoInjection
@@ -17,7 +18,6 @@ from igpo_rl.passes import Before
 from igpo_rl.records import Totals
 from igpo_rl.summary import summarise
 from igpo_rl.testing import random_rollouts
-from igpo_rl.views import MeanField, RandomMask
 
 WIDTH = 12
 
