@@ -17,7 +17,7 @@ from igpo_rl.records import Rollouts
 from igpo_rl.scores import token_scores
 from igpo_rl.seeds import uniforms
 from igpo_rl.testing import random_rollouts
-from igpo_rl.views import by_row, plan, scored_by_row
+from igpo_rl.views import by_row, plan, same_plan, scored_by_row
 
 V, M = 4, 4
 """Tokens, and the mask token."""
@@ -557,8 +557,6 @@ def test_rows_that_attend_to_different_cells_do_not_share_an_input():
 
 @pytest.mark.parametrize("estimator", [MeanField(), LeftToRight(), Trajectory()])
 def test_views_without_chance_are_the_same_in_every_update(estimator):
-    from igpo_rl.views import same_plan
-
     rollouts = random_rollouts(vocabulary=M)
     assert same_plan(view_of(estimator, rollouts), view_of(estimator, rollouts, first=99))
     for drawn in (RandomMask(), Coupled(), ELBO(), Sandwich()):
