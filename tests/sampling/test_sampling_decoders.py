@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sampling_decoders import FAMILIES, VOCAB, WORDS, publish, reference
+from sampling_models import mixing
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -337,12 +338,50 @@ def test_lora_finds_every_linear_layer_by_its_published_path(tmp_path, family):
     assert {name + ".weight" for name in model.linear} <= load_file(tmp_path / "model.safetensors").keys()
     tokens, attention = inputs()
     before = model.denoiser(tokens, attention, torch.arange(9))
-    network = get_peft_model(model.denoiser, LoraConfig(r=2, target_modules=list(model.linear)))
+    assert len(model.experts) == (6 if family == "moe" else 0), "two weights a layer hold all experts' matrices"
+    options = LoraConfig(r=2, target_modules=list(model.linear), target_parameters=list(model.experts) or None)
+    network = get_peft_model(model.denoiser, options)
     found = [name for name, _ in network.named_modules() if name.endswith(".lora_A.default")]
-    assert len(found) == len(model.linear)
+    assert len(found) == len(model.linear) + len(model.experts)
     assert torch.equal(network(tokens, attention, torch.arange(9)), before)
     network(tokens, attention, torch.arange(9)).sum().backward()
     assert all(weight.grad is not None for weight in network.parameters() if weight.requires_grad)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("family", ["tiny", "dream", "sdar"])
+def test_compiled_layers_give_the_same_under_the_same_names(tmp_path, family):
+    """Few graphs for all layers and widths; windows, which are not compiled, and recomputed layers too."""
+    if family == "tiny":
+        mixing(vocabulary=WORDS).save(tmp_path)
+        plain, fast = (LLaDA(path=str(tmp_path), compile=choice)().denoiser for choice in (False, True))
+    else:
+        plain, fast = (loaded(tmp_path, family, compile=choice).denoiser for choice in (False, True))
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters
+    counts.clear()
+    tokens, attention = inputs()
+    with torch.no_grad():
+        for rows in (3, 2):
+            where = attention[:rows].flatten().nonzero()[:, 0]
+            first, second = (each(tokens[:rows], attention[:rows], where) for each in (plain, fast))
+            assert close(first, second, 1e-4)
+        stores = [KeyValues(3, 17), KeyValues(3, 17)]
+        for columns in (torch.arange(17).repeat(3, 1), torch.arange(8, 12).repeat(3, 1)):
+            where = (torch.arange(3)[:, None] * 17 + torch.arange(8, 12)).flatten()
+            first, second = (
+                each(tokens, attention, where, None, Window(columns, store))
+                for each, store in zip((plain, fast), stores, strict=True)
+            )
+            assert close(first, second, 1e-4)
+    fast.gradient_checkpointing_enable()
+    for each in (plain, fast):
+        each(tokens, attention, torch.arange(17)).square().mean().backward()
+    assert all(close(one.grad, two.grad, 1e-4) for one, two in zip(plain.parameters(), fast.parameters(), strict=True))
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    assert 1 <= counts["stats"]["unique_graphs"] <= 3
+    assert not counts["graph_break"]
 
 
 # saving ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""LoRA by peft: adapters on every linear layer but the head, matched by full path, merged at the end of a phase.
+"""LoRA by peft: adapters on every linear layer but the head, and on experts; by full path, merged after a phase.
 
 Names like "q_proj" would hit four of LLaDA's seven linear layers and say nothing; so paths come from the model.
 """
@@ -31,16 +31,16 @@ def adapt(loaded: Loaded, options: LoRA, seed: int) -> tuple[Module, int]:
             lora_alpha=options.alpha,
             lora_dropout=options.dropout,
             target_modules=list(loaded.linear),
+            target_parameters=list(loaded.experts) or None,
             bias="none",
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = get_peft_model(network, settings)
         found = sum(name.endswith(".lora_A.default") for name, _ in network.named_modules())
-        if found != len(loaded.linear):
-            raise ValueError(
-                f"LoRA found {found} of {len(loaded.linear)} linear layers; the model's paths have changed"
-            )
+        wanted = len(loaded.linear) + len(loaded.experts)
+        if found != wanted:
+            raise ValueError(f"LoRA found {found} of {wanted} layers; the model's paths have changed")
     return network, sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
 
 

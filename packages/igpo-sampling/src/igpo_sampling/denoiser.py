@@ -59,6 +59,9 @@ class Loaded:
     """Full paths of every linear layer but the output head: the LoRA targets."""
     save: Callable[[Path], None]
     """Write weights, config and tokenizer to a directory that the same family loads again."""
+    experts: tuple[str, ...] = ()
+    """Full paths of the weights that hold all experts' matrices of a mixture, (experts, out, in): no linear layers, but
+    low-rank adapters fit them too (`target_parameters` of peft)."""
     block: int | None = None
     """Tokens of a block-causal model's block, None for all others. A hint in a later block cannot be seen there: hints
     reach their own and later blocks only."""

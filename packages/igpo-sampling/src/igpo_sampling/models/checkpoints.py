@@ -247,6 +247,7 @@ def ready(
     checkpoint = evolve(checkpoint, settings=checkpoint.settings | {"mask_token_id": mask_id})
     eos_id, pad_id = checkpoint.ends()
     if compiled:
+        network.compiled = True
         for part in network.modules():
             if type(part).__name__ in network._no_split_modules:
                 part.compile(dynamic=True)
@@ -259,6 +260,7 @@ def ready(
         eos_id=eos_id,
         pad_id=pad_id,
         linear=tuple(linear),
+        experts=tuple(name for name, weight in network.named_parameters() if weight.ndim == 3),
         save=lambda folder: write(Path(folder), network, checkpoint, spread=spread),
         block=block,
     )

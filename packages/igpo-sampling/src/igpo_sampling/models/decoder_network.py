@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from igpo_sampling.cache import Window
 from igpo_sampling.denoiser import Loaded
 from igpo_sampling.models import checkpoints
-from igpo_sampling.models.llada_network import HEAD_ROWS
+from igpo_sampling.models.llada_network import HEAD_ROWS, uncompiled
 
 Result = TypeVar("Result")
 
@@ -56,6 +56,8 @@ class DiffusionDecoder(PreTrainedModel):  # type: ignore[misc]
     """
 
     config_class = PreTrainedConfig
+    compiled = False
+    """Whether the layers are."""
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
@@ -89,13 +91,14 @@ class DiffusionDecoder(PreTrainedModel):  # type: ignore[misc]
         if self.shift:
             where = where - (position.flatten()[where] > 0).long()
         place = position if window is None else position.gather(1, window.columns)
-        hidden = self.base_model(
-            input_ids=tokens if window is None else tokens.gather(1, window.columns),
-            attention_mask=self._masks(attention, position, place),
-            position_ids=place,
-            past_key_values=None if window is None else Kept(window),
-            use_cache=False,
-        ).last_hidden_state
+        with uncompiled(self.compiled and window is not None):
+            hidden = self.base_model(
+                input_ids=tokens if window is None else tokens.gather(1, window.columns),
+                attention_mask=self._masks(attention, position, place),
+                position_ids=place,
+                past_key_values=None if window is None else Kept(window),
+                use_cache=False,
+            ).last_hidden_state
         if window is not None and self.shift:
             # the position before a window's first is outside of it: hidden states are kept as a layer's keys are
             hidden = window.store.put(-1, window.columns, hidden[:, None], hidden[:, None, :, :0])[0][:, 0]

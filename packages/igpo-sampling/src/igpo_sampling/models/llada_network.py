@@ -7,6 +7,7 @@ positions that are asked for, never over the whole canvas. Parameter names are t
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -78,7 +79,8 @@ class LLaDABlock(nn.Module):
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
         d, self.width = config.d_model, config.d_model // config.n_heads
-        grouped = self.width * (config.n_kv_heads or config.n_heads)
+        heads = config.n_kv_heads or config.n_heads
+        self.grouped, grouped = heads != config.n_heads, self.width * heads
         inner = config.mlp_hidden_size or config.mlp_ratio * d
         norm, linear = partial(LLaDANorm, d, eps=config.rms_norm_eps), partial(nn.Linear, bias=False)
         self.attn_norm, self.ff_norm = norm(), norm()
@@ -106,8 +108,7 @@ class LLaDABlock(nn.Module):
         q, k = rotate(q, *rotation), rotate(k, *rotation)
         if keep is not None:
             k, v = keep(k, v)
-        grouped = q.shape[1] != k.shape[1]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=grouped)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=self.grouped)
         x = x + self.attn_out(h.transpose(1, 2).flatten(2))
         h = self.ff_norm(x)
         y: Tensor = x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
@@ -119,6 +120,8 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
 
     config_class = LLaDAConfig
     caches = ("prefix", "dual")
+    compiled = False
+    """Whether the blocks are."""
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["LLaDABlock"]  # noqa: RUF012
@@ -151,12 +154,13 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
             cos, sin = cos[window.columns][:, None], sin[window.columns][:, None]
             where = window.locate(where, tokens.shape[1])
         visible = None if attention.all() else attention[:, None, None, :]
-        for layer, block in enumerate(part.blocks):
-            if block.gradient_checkpointing and torch.is_grad_enabled():
-                x = block._gradient_checkpointing_func(block.__call__, x, (cos, sin), visible)
-            else:
-                keep = None if window is None else partial(window.store.put, layer, window.columns)
-                x = block(x, (cos, sin), visible, keep)
+        with uncompiled(self.compiled and window is not None):
+            for layer, block in enumerate(part.blocks):
+                if block.gradient_checkpointing and torch.is_grad_enabled():
+                    x = block._gradient_checkpointing_func(block.__call__, x, (cos, sin), visible)
+                else:
+                    keep = None if window is None else partial(window.store.put, layer, window.columns)
+                    x = block(x, (cos, sin), visible, keep)
         hidden = part.ln_f(x.flatten(0, 1).index_select(0, where))
         return self.head(hidden) if read is None else read(self.head, hidden)
 
@@ -174,6 +178,11 @@ class LLaDAForDiffusion(PreTrainedModel):  # type: ignore[misc]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: weights come from a file, or from `Tiny` with its own generator."""
+
+
+def uncompiled(wanted: bool) -> AbstractContextManager[Any]:
+    """For windows: each layer and each state of a store would be compiled anew."""
+    return torch.compiler.set_stance("force_eager") if wanted else nullcontext()
 
 
 def rotation_of(T: int, config: LLaDAConfig, like: Tensor) -> tuple[Tensor, Tensor]:
