@@ -22,13 +22,15 @@ SIZES = ("block_size", "bd_size", "block_length")
 class Block:
     """Block-causal SDAR and TraDo (Qwen3), Fast-dLLM v2 (Qwen2), or any decoder trained so.
 
-    A hint in a later block cannot be seen: hints reach their own and later blocks only, however they are placed.
+    A hint in a later block cannot be seen: hints reach their own and later blocks only, however they are placed
+    (SDAR: 2510.06303, Fast-dLLM v2: 2509.26328).
     """
 
     path: str
     """A directory, or a name on the Hugging Face hub (downloaded once)."""
     block: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
-    """Tokens of a block, counted from the prompt's first; none: as in the model's config, else as published."""
+    """Tokens of a block, counted from the prompt's first; no block sees hints in those behind it. None: as in the
+    model's config, else as published."""
     shift: bool | None = None
     """Whether logits tell the token after; none: as published, else no."""
     mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
