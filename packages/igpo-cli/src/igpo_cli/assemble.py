@@ -77,12 +77,19 @@ def verifier_of(config: Config, within: str | None = None) -> Iterator[Any]:
 
 def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: Any, within: str | None = None) -> Player:
     """What plays the rows of these problems."""
+    sampler = config.plugin("sampler", within)
+    if not config.run.attend_eos and (cache := getattr(sampler, "cache", "none")) != "none":
+        raise UsageError(
+            f"--sampler.cache {cache} keeps what was attended, but with attend_eos = false that changes as rows end. "
+            "Use --sampler.cache none."
+        )
     return Player(
         loaded=loaded,
-        sampler=config.plugin("sampler", within),
+        sampler=sampler,
         verifier=verifier,
         tasks=problems.tasks,
         width=config.run.width,
+        attend_eos=config.run.attend_eos,
     )
 
 

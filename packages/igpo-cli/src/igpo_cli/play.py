@@ -34,6 +34,21 @@ def decode(tokenizer: Any, completion: Tensor, eos_id: int) -> list[str]:
     return list(tokenizer.batch_decode(rows, skip_special_tokens=True)) if rows else []
 
 
+@frozen(eq=False)
+class EndHidden:
+    """A denoiser that does not attend what stands behind a row's first EOS, as soon as that EOS stands there."""
+
+    denoiser: Any
+    width: int
+    eos_id: int
+
+    def __call__(self, tokens: Tensor, attention: Tensor, where: Tensor, read: Any = None) -> Any:
+        """As `igpo_sampling.Denoiser`. It keeps no cache: what is attended changes while a row fills."""
+        seen = attention.clone()
+        seen[:, -self.width :] &= until_eos(tokens[:, -self.width :], self.eos_id)
+        return self.denoiser(tokens, seen, where, read)
+
+
 @frozen(eq=False, kw_only=True)
 class Player:
     """Follows `igpo_rl.Play`. Holds what a rollout needs: model, sampler, verifier and the tasks by key."""
@@ -46,6 +61,8 @@ class Player:
     """L, completion tokens."""
     denoiser: Any = None
     """The prepared (wrapped) module; default: the loaded one."""
+    attend_eos: bool = True
+    """False: what stands behind a row's first EOS is seen neither while sampling nor when it is scored."""
     watch: Callable[[int, Tensor], None] | None = None
     times: dict[str, float] = field(factory=dict)
     """Seconds spent sampling and verifying since they were last taken."""
@@ -66,7 +83,7 @@ class Player:
         denoiser.eval()
         with torch.no_grad():
             sample = self.sampler(
-                denoiser,
+                denoiser if self.attend_eos else EndHidden(denoiser, self.width, self.loaded.eos_id),
                 canvas,
                 seeds.to(device),
                 mask_id=self.loaded.mask_id,
@@ -83,12 +100,14 @@ class Player:
         self.times["verify"] = self.times.get("verify", 0.0) + time.perf_counter() - sampled
         prompt_width = canvas.tokens.shape[1] - self.width
         groups: dict[str, int] = {}
+        valid = until_eos(sample.completion, self.loaded.eos_id)
         return Rollouts(
             prompt=canvas.tokens[:, :prompt_width],
             prompt_valid=canvas.attention[:, :prompt_width],
             completion=sample.completion,
             given=canvas.given[:, prompt_width:],
-            valid=until_eos(sample.completion, self.loaded.eos_id),
+            valid=valid,
+            attention=None if self.attend_eos else valid,
             order=sample.order,
             confidence=sample.confidence,
             reward=torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32, device=device),

@@ -44,6 +44,7 @@ def encode_prompts(prompt: Prompt, tokenizer: Any, questions: Sequence[str]) -> 
     texts = [prompt.template.replace("{prompt}", question) for question in questions]
     refuse_unknown_words(tokenizer, texts)
     if prompt.chat:
+        require_template(tokenizer)
         system = [{"role": "system", "content": prompt.system}] if prompt.system else []
         chats = [[*system, {"role": "user", "content": text}] for text in texts]
         ids = [
@@ -55,6 +56,28 @@ def encode_prompts(prompt: Prompt, tokenizer: Any, questions: Sequence[str]) -> 
     else:
         ids = []
     return [torch.tensor(row, dtype=torch.long) for row in ids]
+
+
+def require_template(tokenizer: Any) -> None:
+    """UsageError where a chat is asked for and the tokenizer does not know how to write one."""
+    if not tokenizer.chat_template:
+        raise UsageError(
+            "[prompt] chat = true, but the model's tokenizer has no chat template. Set chat = false, and put the markup of a "
+            "chat into [prompt] template yourself."
+        )
+
+
+def turn_end(tokenizer: Any) -> list[int]:
+    """The token that closes the assistant's turn in the chat template (<|eot_id|> of LLaDA, <|im_end|> of Dream), or nothing.
+
+    A rollout writes it before EOS, so SFT must teach it.
+    """
+    content = "42"
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+    behind = tokenizer.apply_chat_template(chat, tokenize=False).rpartition(content)[2]
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return [token for token in ids if token in special]
 
 
 def encode_task(task: Task, ids: Tensor, tokenizer: Any) -> Problem:
@@ -102,16 +125,20 @@ def own_trace(problem: Problem, completion: Tensor, task: Task, tokenizer: Any) 
 def encode_pairs(
     tasks: Sequence[Task], prompt: Prompt, tokenizer: Any, width: int
 ) -> tuple[list[tuple[Tensor, Tensor]], int]:
-    """(prompt (P_i,), trace (H_i,)) for SFT, and how many tasks were left out: no trace, or one that has no room to end."""
+    """(prompt (P_i,), trace (H_i,)) for SFT, and how many tasks were left out: no trace, or one that has no room to end.
+
+    In a chat a trace ends as the template ends a turn of the assistant; EOS follows in any case.
+    """
     traced = [task for task in tasks if task.trace is not None]
     if not traced:
         return [], len(tasks)
     prompts = encode_prompts(prompt, tokenizer, [task.prompt for task in traced])
     traces = tokenizer([task.trace for task in traced], add_special_tokens=False)["input_ids"]
+    end = turn_end(tokenizer) if prompt.chat else []
     pairs = [
-        (question, torch.tensor(trace, dtype=torch.long))
+        (question, torch.tensor([*trace, *end], dtype=torch.long))
         for question, trace in zip(prompts, traces, strict=True)
-        if len(trace) < width
+        if len(trace) + len(end) < width
     ]
     return pairs, len(tasks) - len(pairs)
 

@@ -24,6 +24,8 @@ class Run:
     """Steps of reinforcement learning; 0 for none."""
     width: int = field(default=256, validator=positive)
     """L, the completion's length in tokens."""
+    attend_eos: bool = True
+    """The EOS behind a completion's end is learned and attended; off: neither, in SFT, rollouts and scoring alike."""
     split: str = "train"
     """Split of the task that reinforcement learning uses."""
     limit: int | None = field(default=None, validator=validators.optional(positive))

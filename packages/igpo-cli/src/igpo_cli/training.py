@@ -210,6 +210,7 @@ class Training:
             mask_id=self.loaded.mask_id,
             eos_id=self.loaded.eos_id,
             pad_id=self.loaded.pad_id,
+            attend_eos=self.config.run.attend_eos,
             seed=self.config.run.seed,
             resume=self.saved,
         )

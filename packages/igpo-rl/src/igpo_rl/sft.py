@@ -6,8 +6,10 @@ into micro-batches or over ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
 
 import lazy_loader as lazy
 from attrs import field, fields, frozen, validators
@@ -24,6 +26,8 @@ else:
 
 LEAST_MASKED = 1e-3
 """epsilon in p = (1 - epsilon) t + epsilon."""
+GROUPED = 50
+"""Batches among which examples of like length are looked for: enough to be alike, few enough to be mixed."""
 
 
 @frozen(kw_only=True)
@@ -36,6 +40,10 @@ class SFT:
     """Examples of each step, over all ranks."""
     score_rows: int = field(default=64, validator=validators.ge(1))
     """Examples scored at a time; changes memory and speed, not results."""
+    group_lengths: bool = False
+    """Put examples of like length into a batch: less padding. Each is still learned once an epoch."""
+    fill: Literal["width", "longest"] = field(default="width", validator=validators.in_(("width", "longest")))
+    """EOS behind a completion: up to the run's width, or as LLaDA's own SFT to the longest of the batch."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -66,9 +74,19 @@ class Examples:
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Tensor], targets: Sequence[Tensor], width: int, *, eos_id: int, pad_id: int
+        cls,
+        prompts: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        width: int,
+        *,
+        eos_id: int,
+        pad_id: int,
+        attend_eos: bool = True,
     ) -> Examples:
-        """Left-pads prompts (P_i,) to the longest; fills targets (H_i,) up to `width` with learned EOS."""
+        """Left-pads prompts (P_i,) to the longest; fills targets (H_i,) up to `width` with learned EOS.
+
+        Without `attend_eos` only the first EOS of a row is learned, and what stands behind it is not attended.
+        """
         longest = max(len(prompt) for prompt in prompts)
         prompt = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
         prompt_valid = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -81,12 +99,45 @@ class Examples:
             prompt[row, longest - len(question) :] = question
             prompt_valid[row, longest - len(question) :] = True
             target[row, : len(solution)] = solution
+        lengths = torch.tensor([len(solution) for solution in targets], dtype=torch.long)
+        own = torch.arange(width) <= lengths[:, None]
         return cls(
             prompt=prompt,
             prompt_valid=prompt_valid,
             target=target,
-            target_valid=torch.ones_like(target, dtype=torch.bool),
+            target_valid=torch.ones_like(own) if attend_eos else own,
+            attention=None if attend_eos else own,
         )
+
+
+def grouped_stream(lengths: Sequence[int], batch: int, *seed: int | str, start: int = 0) -> Iterator[int]:
+    """Endless indices, each once an epoch, so that each `batch` in a row are of like length; `start` indices are skipped.
+
+    An epoch is shuffled, sorted by length within every fifty batches, cut into batches, and these are shuffled. A batch
+    that the epoch before left unfinished is finished first.
+    """
+    epoch, skip = divmod(start, len(lengths))
+    while True:
+        rng = Random(derive(*seed, "epoch", epoch))
+        order = list(range(len(lengths)))
+        rng.shuffle(order)
+        many = GROUPED * batch
+        order = [
+            index
+            for at in range(0, len(order), many)
+            for index in sorted(order[at : at + many], key=lengths.__getitem__)
+        ]
+        head = min(-epoch * len(order) % batch, len(order))
+        tail = (len(order) - head) % batch
+        place = (
+            rng.randrange(len(order) - head - tail + 1) // batch * batch + head
+        )  # anywhere: the shortest are no rest
+        first, rest = order[:head], order[place : place + tail]
+        middle = order[head:place] + order[place + tail :]
+        batches = [middle[at : at + batch] for at in range(0, len(middle), batch)]
+        rng.shuffle(batches)
+        yield from [*first, *chain.from_iterable(batches), *rest][skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def noise(examples: Examples, places: Tensor, rows: int, *, seed: int, step: int, mask_id: int) -> View:

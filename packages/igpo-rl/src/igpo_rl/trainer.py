@@ -22,7 +22,7 @@ from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
 from igpo_rl.records import Denoiser, Play, Problem, Rollouts
 from igpo_rl.seeds import permutation_stream
-from igpo_rl.sft import SFT, Examples, noise, sft_loss
+from igpo_rl.sft import SFT, Examples, grouped_stream, noise, sft_loss
 from igpo_rl.views import cut
 
 if TYPE_CHECKING:
@@ -324,25 +324,34 @@ def train_sft(
     mask_id: int,
     eos_id: int,
     pad_id: int,
+    attend_eos: bool = True,
     seed: int = 0,
     resume: Saved | None = None,
     phase: str = "sft",
 ) -> int:
     """SFT on (prompt (P_i,), completion (H_i,)) pairs for `options.steps` steps in all; returns how many are done.
 
-    Completions are filled up to `width` with EOS, which is learned.
+    Completions are filled with EOS, up to `width` or the longest of a batch; it is learned and attended, or with
+    `attend_eos` false only the first one is. Examples are never packed into one row: attention has no direction, so
+    each would see the others.
     """
     gather = gather_with(accelerator)
     updater = Updater(accelerator, policy, optimizer, options.steps)
     start, memory = restore(resume, phase, updater)
-    order = permutation_stream(len(pairs), seed, phase, start=start * options.batch)
+    skip = start * options.batch
+    if options.group_lengths:
+        order = grouped_stream([len(q) + len(o) for q, o in pairs], options.batch, seed, phase, start=skip)
+    else:
+        order = permutation_stream(len(pairs), seed, phase, start=skip)
     mine = rank_slice(options.batch, accelerator)
     meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, options.steps):
         began = perf_counter()
         prompts, targets = zip(*(pairs[index] for index in islice(order, options.batch)), strict=True)
-        examples = Examples.of(prompts, targets, width, eos_id=eos_id, pad_id=pad_id).part(mine, accelerator.device)
+        wide = width if options.fill == "width" else min(width, 1 + max(map(len, targets)))
+        examples = Examples.of(prompts, targets, wide, eos_id=eos_id, pad_id=pad_id, attend_eos=attend_eos)
+        examples = examples.part(mine, accelerator.device)
         places = torch.arange(mine.start, mine.stop)
         view = noise(examples, places, options.batch, seed=seed, step=step, mask_id=mask_id)
         masked = int(gather(view.scored.sum()[None]).sum())
