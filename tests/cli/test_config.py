@@ -465,7 +465,7 @@ def test_show_prints_toml_with_origins(write: Write, capsys: pytest.CaptureFixtu
     config = resolve("tiny", Path("run.toml"), {"group": 4, "eval.heldout.samples": 3}, CATALOGUE)
     assert tomllib.loads(out) == config.values
     lines = out.splitlines()
-    assert [line.split() for line in lines if line.startswith("group")] == [["group", "=", "4", "#", "flag"]]
+    assert [line.split() for line in lines if line.startswith("group =")] == [["group", "=", "4", "#", "flag"]]
     assert [line.split()[-1] for line in lines if line.startswith('name = "resample"')] == ["run.toml"]
     assert lines[-1] == "# note: [injection] low, high of preset tiny dropped: not meant for 'resample'"
 
