@@ -8,6 +8,8 @@ from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from igpo_data import Code, Program, Task, extract_program, verify
 from igpo_data.sandbox import processes
@@ -41,6 +43,12 @@ def body(task: Task) -> str:
     """The reference solution as a completion of the prompt."""
     return (task.trace or "").removeprefix(task.prompt)
 
+
+FRAGMENTS = [
+    "def add(x, y):\n", "    return ", "x", "y", " * ", "(", ")", "[", "{", ":", "\n", "    ", "```", "```python\n", "'", '"""', "lambda",
+    "while True", "yield", "import os\n", "class A", "\\", "\x00", "\ud800", "9**9**9", "@", "del ", "f'{", "async ", "~~~", "\r", "é",
+]  # fmt: skip
+FUZZED = Program(sandbox="monty", workers=1, timeout=0.5)
 
 # Extraction ----------------------------------------------------------------------------------------------------------
 
@@ -193,6 +201,14 @@ def need_bubblewrap() -> None:
         processes.check_bubblewrap()
     except UnavailableError as fault:
         pytest.skip(str(fault))
+
+
+@given(st.text(max_size=200) | st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join))
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_written_gets_a_verdict(text: str) -> None:
+    verdict = FUZZED(text, ADD)
+    assert not verdict.correct
+    assert verdict.note in ("", "no-answer", "error", "timeout", "memory", "unverifiable")
 
 
 # HumanEval -----------------------------------------------------------------------------------------------------------

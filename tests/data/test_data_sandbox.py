@@ -226,11 +226,13 @@ def test_no_other_process_is_killed(back_end: type[InMonty | Bubblewrap]) -> Non
 
 DAEMON = """
     import os, time
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.setsid()
         if os.fork() == 0:
             time.sleep(20)
         os._exit(0)
+    os.waitpid(child, 0)
     return 'done'
 """
 
@@ -379,6 +381,8 @@ def test_monty_hands_on_what_it_cannot_judge() -> None:
         "def f(x):\n    return map(int, x)",
         "def f(x):\n    return (int(y) for y in x)",
         "f = lambda x: map(int, x)",
+        "def f(x):\n    return [len(filter(None, x))]",
+        "def f(x):\n    pairs = zip(x, x)\n    return [int(pairs[0][0])]",
         "from collections import deque\ndef f(x):\n    return deque([1])",
         "def f(x):\n    yield 1",
         "class A(list):\n    pass\ndef f(x):\n    return A([1])",
@@ -391,6 +395,7 @@ def test_monty_hands_on_what_it_cannot_judge() -> None:
         assert InMonty().run(program, tests).outcome == "unsupported", program
     for program in (
         "def f(x):\n    return list(map(str, x))",
+        "def f(x):\n    return [i for i, y in enumerate(x)]",
         "def f(x):\n    return unknown",
         "def f(x):\n    return x.unknown",
         "def f(x:\n    return 1",

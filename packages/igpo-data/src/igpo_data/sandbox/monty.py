@@ -48,11 +48,17 @@ def _kinds(value, type=type, str=str, len=len, list=list, tuple=tuple, set=set, 
 # Runs inside: monty turns what it has no counterpart for into text or a list.
 GRACE = 1.0
 # Seconds behind the time limit after which a worker that does not stop itself is killed.
+CONSUMERS = (
+    "list( tuple( set( frozenset( dict( sum( min( max( sorted( any( all( join( Counter( deque( extend( update( "
+    "enumerate( zip( map( filter("
+)
 LAZY = re.compile(
-    r"(?:return|=|:)[ \t]*+(?:map|filter|zip|enumerate|reversed|re\.finditer)\("
+    r"(?<!in )(?<!\*)"
+    + "".join(rf"(?<!{re.escape(word)})" for word in CONSUMERS.split())
+    + r"\b(?:map|filter|zip|enumerate|reversed|finditer)\("
     r"|(?:return|=)[ \t]*+\((?=[^\n]{0,300}\bfor\b)"
 )
-# Programs in which a list instead of an iterator could make a difference.
+# An iterator that is not used up where it is made: a list in its place could make a difference.
 MISSING = re.compile(
     r"name '(?P<name>\w+)' is not defined"
     r"|module '(?P<module>[\w.]+)' has no attribute"
