@@ -16,7 +16,7 @@ from igpo_rl import IGPO, Injection, RandomLength, TopEntropy, UniformChunks
 def main(injection: Injection, steps: int = 120) -> list[float]:
     """Train, and return the share of correct samples at every step."""
     model, source = Model(), problems()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     hints = IGPO(chunker=RandomLength(low=1, high=2), injection=injection, prompts=16)
     keep = TopEntropy(tau=0.5)  # of the hint tokens, those that the policy is least sure of
     correct = []

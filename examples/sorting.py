@@ -58,7 +58,9 @@ def player(model: Model) -> Callable[[Sequence[Problem], Tensor | None, Tensor],
             [prompt, prompt.masked_fill(blank, MASK) if overlay is None else overlay.where(~blank, MASK)], 1
         )
         cells = torch.arange(canvas.numel()).view_as(canvas)[:, LENGTH:]
-        logits = model(canvas, torch.ones_like(canvas, dtype=torch.bool), cells.flatten())[:, :MASK]
+        attended = torch.ones_like(canvas, dtype=torch.bool)
+        # When no group is stuck there are no rows, and PyTorch's attention takes none.
+        logits = model(canvas, attended, cells.flatten())[:, :MASK] if rows else torch.empty(0, MASK)
         edges = logits.softmax(-1).cumsum(-1)
         drawn = torch.searchsorted(edges, uniforms(seeds, LENGTH).view(-1, 1) * edges[:, -1:], right=True)
         completion = canvas[:, LENGTH:].where(~blank, drawn.clamp(max=LETTERS - 1).view_as(prompt))

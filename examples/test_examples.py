@@ -48,7 +48,7 @@ def test_a_foreign_loop_learns_with_hints_and_not_without() -> None:
             torch.manual_seed(1)  # the model's first weights
             correct.append(sum(foreign_loop.main(injection, steps=80)[-10:]) / 10)
     assert correct[0] > 5 * correct[1]
-    assert correct[0] > 0.1
+    assert correct[0] > 0.05
 
 
 @pytest.mark.parametrize(

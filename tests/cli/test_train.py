@@ -128,6 +128,34 @@ def test_adapters_are_merged_into_a_model_that_loads_without_them(tmp_path, caps
     assert json.loads(capsys.readouterr().out)["heldout"]["pass@1"] == last["eval/heldout/pass@1"]
 
 
+def test_a_run_that_remembers_is_resumed_with_its_memory(tmp_path):
+    """Hints that adapt, own successes, refilled groups, and every measurement."""
+    options = ["--injection", "adaptive", "--hints-from", "either", "--refills", "1", "--measure", "gradient,hint-kl"]
+    assert train(tmp_path, "whole", *options, "--chunker", "fixed", "--chunker.length", "3", "--save-every", "1") == 0
+    steps = [row for row in metrics(tmp_path / "whole") if "policy/loss" in row]
+    assert all(row["hint/answer_leak"] == 0 for row in steps)
+    for name in ("hint/kl", "gradient/hint", "gradient/own", "sample/refills", "correct/pass@4", "policy/logp_hint"):
+        assert any(name in row for row in steps), name
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "igpo-3")
+    shutil.rmtree(tmp_path / "cut" / "model")
+    assert run(["train", "--resume", str(tmp_path / "cut")]) == 0
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert all(
+        torch.equal(tensor, weights(tmp_path / "whole")[name]) for name, tensor in weights(tmp_path / "cut").items()
+    )
+
+
+def test_hints_without_worked_solutions_come_from_own_successes(tmp_path):
+    """Without a trace in the task: what was solved once is remembered, and shown without its answer when stuck again."""
+    problems = tmp_path / "bare.jsonl"
+    problems.write_text("".join(f'{{"prompt": "{number}", "answer": "{number}"}}\n' for number in "12"))
+    small = ["--steps", "1", "--prompts", "2", "--group", "2", "--sft.steps", "0", "--width", "8", "--trackers", ""]
+    small += ["--sampler.block", "8", "--eval.heldout.limit", "2", "--eval.common.limit", "2", "--verifier", "math"]
+    task = ["--task", "jsonl", "--task.path", str(problems), "--eval.common.split", "test", "--name", "own"]
+    assert run(["train", "--folder", str(tmp_path), *small, *task, "--hints-from", "own-success"]) == 0
+
+
 @pytest.fixture
 def own_precision():
     """accelerate keeps one precision a process."""
