@@ -28,8 +28,14 @@ CHARACTERS = str.maketrans(
 )
 DELIMITERS = re.compile(
     r"(?<!\\)\\[()\[\]]|\\displaystyle(?![a-zA-Z])|\\(?:left|right)(?![a-zA-Z])\.?|\\[bB]igg?[lr]?(?![a-zA-Z])"
+    r"|\\(?:bf|rm|it|sf|bm|boldsymbol|underline)(?![a-zA-Z])|\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}"
 )
-ANGLES = re.compile(r"\\([lr])angle(?![a-zA-Z])")
+SYNONYMS = {"\\langle": "(", "\\rangle": ")", "\\varnothing": r"\emptyset", "\\leqslant": r"\le", "\\geqslant": r"\ge"}
+SYNONYM = re.compile(r"\\(?:[lr]angle|varnothing|[lg]eqslant)(?![a-zA-Z])")
+APPROXIMATE = re.compile(
+    r"(?:\\(?:approx|simeq)(?![a-zA-Z])|≈|(?:approximately|approx\.?|about|roughly)(?=\s))\s?", re.IGNORECASE
+)
+LABEL = re.compile(r"\x02[A-Za-z ]{1,40}\x03\s?")
 TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mbox|hbox|operatorname)\s{0,4}\{([^{}]{0,200})\}"
 )
@@ -39,7 +45,7 @@ SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~")
 ASSIGNMENT = re.compile(r"([A-Za-z](?:_\{?[A-Za-z0-9]\}?)?(?:\s?\(\s?[a-z]\s?\))?)\s?(?:=|\\in(?![a-zA-Z]))\s?(?=[^=])")
 SEPARATOR = re.compile(r"\s?,?\s?(?<![a-zA-Z])\x02?\s?\b(?:and|or)\b\s?\x03?(?![a-zA-Z])\s?|\s?[,;]\s?")
 BASED = re.compile(r"([0-9A-Za-z]{1,64})\s?_\s?\{?\s?([0-9]{1,2})\s?\}?")
-MATRIX = re.compile(r"\{(?:bmatrix|matrix|smallmatrix)\}")
+MATRIX = re.compile(r"\{(?:bmatrix|matrix|smallmatrix)\}|\{array\}(?:\s?\{[lcr| ]{1,20}\})?")
 GROUPED = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 ZEROS = re.compile(r"(?<=[0-9]),(?=0[0-9]{2}(?![0-9]))")
 # Digits behind a comma that can only be thousands, as in (1,000).
@@ -54,20 +60,21 @@ FUNCTIONS = frozenset({"sqrt", "arcsin", "arccos", "arctan", "sinh", "cosh", "ta
 
 def clean(text: str) -> str:
     """One spelling of the same mathematics: no delimiters or sizing, single spaces, \\text{...} as \\x02...\\x03."""
-    text = ANGLES.sub(_round, DELIMITERS.sub("", text.translate(CHARACTERS)))
+    text = SYNONYM.sub(lambda name: SYNONYMS[name[0]], DELIMITERS.sub("", text.translate(CHARACTERS)))
     text = GROUPING.sub(",", DEGREES.sub("\x02 degree \x03", text))
     text = SPACING.sub(" ", TEXT.sub("\x02\\1\x03", text))
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", MATRIX.sub("{pmatrix}", text)).replace("\\%", "%")
     if text.count("$") == 1:
         text = re.sub(r"^\$(?=\s?[0-9.])", r"\\$", text.strip())  # $18 is money, $18$ a formula
     text = re.sub(r"\\?\$", lambda sign: "$" if sign[0] == "\\$" else "", text)
+    text = re.sub(r"(?<=[^\s*])\*\*(?=\s|$)", "", text)  # the end of markdown's **bold**
     text = CLOCK.sub(r"\1", re.sub(r"\s+", " ", text))
     return text.rstrip("\\.,;:* ").lstrip("* ")
 
 
 def algebra(text: str) -> str:
     """The answer as LaTeX for the worker: no delimiters, and plain spellings of powers, roots and constants made LaTeX."""
-    text = ANGLES.sub(_round, DELIMITERS.sub("", text.translate(CHARACTERS)))
+    text = SYNONYM.sub(lambda name: SYNONYMS[name[0]], DELIMITERS.sub("", text.translate(CHARACTERS)))
     text = re.sub(r"\\?\$", "", text).replace("**", "^")
     text = re.sub(r"\^\s?([0-9]{2,9})", r"^{\1}", MATRIX.sub("{pmatrix}", text))
     text = re.sub(r"(?<![\\a-zA-Z])sqrt\s?\(([^()]{1,200})\)", r"\\sqrt{\1}", text)
@@ -105,7 +112,8 @@ def _equal(gold: str, given: str) -> bool | None:
     gold, given = _bare(gold), _bare(given)
     if _squeeze(gold) == _squeeze(given):
         return bool(_squeeze(gold))
-    quantities = read_quantity(gold), read_quantity(given)
+    about = APPROXIMATE.match(given)
+    quantities = read_quantity(gold), read_quantity(given[about.end() :] if about else given)
     if quantities[0] and quantities[1]:
         return quantities[0].agrees(quantities[1])
     bases = _based(gold), _based(given)
@@ -137,10 +145,6 @@ def _equal(gold: str, given: str) -> bool | None:
     return None if prose <= {word.lower() for word in PROSE.findall(gold)} else False
 
 
-def _round(angle: re.Match[str]) -> str:
-    return "(" if angle[1] == "l" else ")"
-
-
 def _kinds(quantity: Quantity | None, words: str | None, parts: tuple[str, list[str]] | None) -> bool:
     return bool(quantity or words or (parts and len(parts[1]) > 1))
 
@@ -161,6 +165,7 @@ def _assigned(text: str) -> tuple[str, str]:
 def _result(text: str) -> str:
     """8 + 8 + 15 = 31 units -> 31 units; not where it is several equations, an inequality or a sentence."""
     first, *middle, last = text.split("=") if "=" in text else (text, text)
+    first = "" if LABEL.fullmatch(first) else first
     chain = not re.search(r"[<>!\\]\s?$|\\n(?:ot|e)", first) and not any(
         re.search(r"[A-Za-z<>!]", part) for part in middle
     )

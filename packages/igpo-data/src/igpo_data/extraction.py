@@ -14,10 +14,16 @@ from igpo_data.answers import equal
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(?P<brace>\{)?|\bboxed(?P<bare>\{)")
 # Models also write boxed{...}; without a brace that is an ordinary word.
-MARK = re.compile(r"####|<answer>|\banswer(?:\s{1,8}is\b(?:\s{0,8}:)?|[*_]{0,3}\s{0,8}:)", re.IGNORECASE)
+MARK = re.compile(
+    r"####|<answer>|\banswer(?:(?:\s{1,8}to\s{1,8}th(?:e|is)\s{1,8}(?:question|problem))?\s{1,8}is\b(?:\s{0,8}:)?"
+    r"|[*_]{0,3}\s{0,8}:)",
+    re.IGNORECASE,
+)
 BRACE = re.compile(r"\\[^a-zA-Z]|[{}]")
 END_TAG = re.compile(r"</?(?:answer|reasoning)\b", re.IGNORECASE)
-SENTENCE_END = re.compile(r"[.!?](?=\s{1,8}[A-Z])|</?(?:answer|reasoning)\b")
+SENTENCE_END = re.compile(
+    r"[.!?](?=\s{1,8}[A-Z])|</?(?:answer|reasoning)\b|(?<=\S)[,;]?\s{1,4}[-(]?\s?(?:because|since|which|that is|i\.e\.)"
+)
 CLOSING_TAG = re.compile(r"\s</[a-z]")
 UNBRACED_END = re.compile(r"[\n$<>]|\\\)|\\\]")
 BESIDE = re.compile(r"\s{0,4}\}([\\$]{0,2}[A-Za-z0-9-][^\n<>\s]{0,60})[ \t]{0,8}(?:\n|<|$)")

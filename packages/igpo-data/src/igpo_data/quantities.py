@@ -161,7 +161,7 @@ def read_unit(rest: str) -> str | None:
             names[-1] += power
             continue
         name = MEASURES.get(word) or MEASURES.get(word.removesuffix("s"))
-        apart = inside or not match["word"] or names == ["degree"]  # 20°C
+        apart = inside or not match["word"] or names[-1:] in (["degree"], ["per"])  # 20°C, m/s
         apart = apart or (bool(match["space"]) and (name is not None or len(word) > 2))
         if word in NO_UNIT or not (apart or (name is not None and len(word) > 1)):
             return None
