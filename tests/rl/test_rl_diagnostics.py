@@ -204,6 +204,11 @@ def test_pass_at_k_and_valid_derivations():
     assert metrics["correct/derived"] == pytest.approx(2 / 3)  # of the three correct rows that were looked at
     silent = summarise(evolve(rows, derived=None), rows, torch.zeros(3, dtype=torch.bool), counts, lambda v: v[None])
     assert "correct/derived" not in silent
+    assert not any(name.startswith("verdict/") for name in silent)
+    noted = evolve(rows, notes=("timeout", "no-answer", "timeout", "odd", *[""] * 8))
+    told = summarise(noted, rows, torch.zeros(3, dtype=torch.bool), counts, lambda v: v[None])
+    notes = {name: value for name, value in told.items() if name.startswith("verdict/")}
+    assert notes == {"verdict/timeout": pytest.approx(2 / 12), "verdict/no-answer": pytest.approx(1 / 12)}
 
 
 def test_what_can_be_measured_is_checked():

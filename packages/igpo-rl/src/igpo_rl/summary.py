@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 else:
     torch = lazy.load("torch")
 
+NOTES = ("no-answer", "unverifiable", "timeout", "error", "memory", "too-long")
+# What a verdict may say besides its reward; a word of a verifier's own is not counted.
+
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
     """Unbiased estimate that at least one of k draws is correct, from `samples` >= k draws (Chen et al., 2107.03374)."""
@@ -54,6 +57,7 @@ def summarise(
         "hints": hint.sum(),
         "judged": judged.sum(),
         "derived": 0 if originals.derived is None else (judged & (originals.derived > 0)).sum(),
+        **{note: originals.notes.count(note) for note in NOTES},
         **{f"pass@{k}": math.fsum(pass_at_k(count, size, k) for count in right) for k in tries},
         **counts,
     }
@@ -83,4 +87,4 @@ def summarise(
         metrics["hint/shown"] = total["shown"] / total["slots"]  # of the inpainted rows, kept or not
     if originals.ended is not None:
         metrics["sample/eos"] = total["ended"] / total["rows"]
-    return metrics
+    return metrics | {f"verdict/{note}": total[note] / total["rows"] for note in NOTES if total[note]}
