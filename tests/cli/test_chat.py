@@ -157,3 +157,18 @@ def test_a_run_with_hidden_ends(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [row["phase"] for row in rows if "policy/loss" in row or "sft/loss" in row] == ["sft"] * 3 + ["igpo"] * 2
     assert run([*words, "--sampler.cache", "prefix"]) == 2
     assert "--sampler.cache prefix keeps what was attended" in capsys.readouterr().err
+
+
+def test_tasks_without_a_located_answer_are_counted_when_a_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "rev", "answer": "a", "trace": trace} for trace in ("b #### a", "b #### b", None)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["train", "--folder", str(tmp_path), "--name", "r", "--sft.steps", "0", "--steps", "1", "--group", "2"]
+    words += ["--task", "jsonl", "--task.path", str(tmp_path / "t.jsonl"), "--task.trace", "trace", "--trackers", ""]
+    words += ["--prompts", "2", "--eval.heldout.limit", "1", "--eval.common.limit", "1", "--model.width", "32"]
+    assert run(words) == 0
+    said = "2 of 3 tasks are used without hints: no trace, or its answer is not located"
+    assert said in (tmp_path / "r" / "log.txt").read_text()
+    assert run([*words, "--name", "s", "--injection", "none"]) == 0
+    assert said not in (tmp_path / "s" / "log.txt").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import random
 import re
 import subprocess
 import sys
@@ -99,6 +100,8 @@ class Broken:
     def tasks(self) -> list[Task]:
         if self.fault == "none":
             return []
+        if self.fault == "global":
+            random.random()
         key = "" if self.fault == "key" else "a"
         spans = {"order": ((5, 6), (1, 2)), "everything": ((0, 9),)}.get(self.fault, ((5, 6),))
         return [
@@ -117,6 +120,7 @@ def test_the_conformance_checks_accept_what_is_right_and_name_what_is_wrong() ->
         ("twice", "keys occur twice"),
         ("order", "out of order"),
         ("everything", "nothing is left"),
+        ("global", "draws from the global generator"),
     ]:
         with pytest.raises(AssertionError, match=message):
             check_task_source(Broken(fault=fault))  # type: ignore[arg-type]

@@ -100,10 +100,15 @@ def algorithm_of(config: Config) -> IGPO:
         return IGPO(**parts, **config.igpo)
 
 
+def shows_hints(config: Config) -> bool:
+    """Whether the injection shows parts of worked solutions."""
+    shown = not isinstance(config.plugin("injection"), (NoInjection, Resample))
+    return shown and bool(config.igpo["hints_from"] == "trace")
+
+
 def require_hints(config: Config, problems: ProblemSet) -> None:
     """Refuse an injection that has nothing to inject."""
-    blind = isinstance(config.plugin("injection"), (NoInjection, Resample))
-    if blind or problems.hintable or config.igpo["hints_from"] != "trace":
+    if problems.hintable or not shows_hints(config):
         return
     injection = config.values["injection"]["name"]
     raise UsageError(

@@ -22,6 +22,7 @@ from igpo_cli.assemble import (
     player_of,
     problem_set,
     require_hints,
+    shows_hints,
     verifier_of,
 )
 from igpo_cli.errors import UsageError
@@ -177,6 +178,11 @@ class Training:
         if dropped:
             tracker.message(
                 f"SFT leaves out {dropped} of {dropped + len(pairs)} tasks: no trace, or no room for it to end"
+            )
+        if problems is not None and (blind := len(problems.problems) - problems.hintable) and shows_hints(config):
+            tracker.message(
+                f"{blind} of {len(problems.problems)} tasks are used without hints: no trace, or its answer is not located "
+                "(igpo data stats)"
             )
         if saved is not None:
             tracker.cut(saved.phase, saved.step)

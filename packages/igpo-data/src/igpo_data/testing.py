@@ -230,7 +230,11 @@ def hostile(count: int, answer: str = "12", seed: int = 0) -> Iterator[str]:
 def check_task_source(source: TaskSource, split: str = "train", limit: int = 1_000) -> None:
     """The first `limit` tasks of a split: repeatable, with unique keys, and with answers that can be kept out of hints."""
     _check_options(source)
+    splits = getattr(source, "splits", None)
+    _require(splits is None or split in splits, f"the split {split!r} is none of its `splits`, {splits}")
+    before = random.getstate()
     tasks = list(islice(source(split), limit))
+    _require(random.getstate() == before, "it draws from the global generator; use random.Random(seed)")
     _require(bool(tasks), f"the split {split!r} is empty")
     _require(tasks == list(islice(source(split), limit)), "two calls give different tasks; draw from an explicit seed")
     keys = [task.key for task in tasks]

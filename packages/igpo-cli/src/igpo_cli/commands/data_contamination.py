@@ -99,12 +99,13 @@ def show(found: Mapping[str, Any]) -> None:
         f"A run is {found['words']} words; from {found['share']:.0%} of its runs a problem counts as trained on.\n",
         soft_wrap=True,
     )
-    table = Table(box=None, padding=(0, 3, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("evaluation", "problems", "same prompt", "trained on", "with a common run"):
-        table.add_column(title, justify="left" if title == "evaluation" else "right")
+        table.add_column(title, justify="left" if title == "evaluation" else "right", no_wrap=title == "evaluation")
     for name, row in found["evaluations"].items():
         counts = (row["problems"], row["same prompt"], row["trained on"], row["with a common run"])
-        table.add_row(Text(visible(f"{name} ({row['task']}, {row['split']})")), *(f"{count:,}" for count in counts))
+        about = name if name == row["task"] else f"{name}: {row['task']}, {row['split']}"
+        table.add_row(Text(visible(about)), *(f"{count:,}" for count in counts))
     console.print(table)
     for row in found["evaluations"].values():
         for one in row["found"][:SHOWN]:
