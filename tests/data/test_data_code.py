@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +189,29 @@ def test_without_a_sandbox_that_can_run_it_a_program_is_unverifiable(without_bub
         assert Program()(RIGHT, ADD).correct
         assert Program(unsafe=True)(NEEDS_CPYTHON, ADD).correct
         assert not Program(unsafe=True)(NEEDS_CPYTHON.replace("yield y", "yield 1"), ADD).correct
+
+
+FORK = """
+import os, warnings
+from igpo_data import Program, Task
+task = Task(key="a", prompt="", answer="", meta={"tests": "assert f(1) == 2"})
+program = "def f(x):\\n    return x + 1"
+verifier = Program(sandbox="monty")
+assert verifier(program, task).correct
+child = os.fork()
+if child == 0:
+    warnings.simplefilter("ignore")
+    note = verifier(program, task).note
+    verifier.close()
+    os._exit(7 if note == "unverifiable" else 8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert verifier(program, task).correct
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_of_a_process_that_used_monty_does_not_hang() -> None:
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
 
 
 @pytest.mark.sandbox

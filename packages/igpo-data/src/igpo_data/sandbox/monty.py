@@ -46,8 +46,8 @@ def _kinds(value, type=type, str=str, len=len, list=list, tuple=tuple, set=set, 
     return strange
 """
 # Runs inside: monty turns what it has no counterpart for into text or a list.
-GRACE = 1.0
-# Seconds behind the time limit after which a worker that does not stop itself is killed.
+RUNS = 1000
+# After so many a worker process is replaced, so that it does not keep what the largest program took.
 CONSUMERS = (
     "list( tuple( set( frozenset( dict( sum( min( max( sorted( any( all( join( Counter( deque( extend( update( "
     "enumerate( zip( map( filter("
@@ -88,7 +88,7 @@ class InMonty:
 
     def run(self, program: str, tests: Suite) -> Run:
         """As `Executor.run`; UnavailableError where pydantic-monty is not installed."""
-        workers = _pool(self.limits.seconds, self.workers, os.getpid()).workers()
+        workers = _pool(self.workers).workers()
         limits: Any = {
             "max_feed_duration_secs": self.limits.seconds,
             "max_total_sleep_secs": self.limits.seconds,
@@ -105,7 +105,7 @@ class InMonty:
 
     def close(self) -> None:
         """Ends the worker processes."""
-        _pool(self.limits.seconds, self.workers, os.getpid()).close()
+        _pool(self.workers).close()
 
 
 def _run(answering: MontySession, asking: MontySession, program: str, tests: Suite, seconds: float) -> Run:
@@ -209,15 +209,22 @@ def _refused(message: str, program: str) -> bool:
 
 
 class Pool:
-    """The worker processes of one set of limits, started when they are first asked for."""
+    """Worker processes, started when they are first asked for; a worker that overruns its limits by a second is killed."""
 
-    def __init__(self, seconds: float, workers: int, owner: int) -> None:
-        self.seconds, self.size, self.owner = seconds, workers, owner
+    owner: int | None = None
+    # The process that first started any: monty's threads do not survive a fork, and its calls would wait for ever.
+
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._workers: Monty | None = None
         self._lock = threading.Lock()
 
     def workers(self) -> Monty:
         """The running pool."""
+        if Pool.owner not in (None, os.getpid()):
+            raise UnavailableError(
+                "this process was forked from one that had used monty; start it anew instead (spawn)"
+            )
         with self._lock:
             if self._workers is None:
                 try:
@@ -225,19 +232,21 @@ class Pool:
                 except ModuleNotFoundError as error:
                     raise UnavailableError("pydantic-monty is not installed (pip install 'igpo-data[code]')") from error
                 # Both sessions of every run at a time, or runs that hold one would wait for each other.
-                self._workers = Monty(max_processes=2 * self.size, request_timeout=self.seconds + GRACE)
+                self._workers = Monty(max_processes=2 * self.size, max_checkouts_per_worker=RUNS)
                 self._workers.__enter__()
+                Pool.owner = os.getpid()
             return self._workers
 
     def close(self) -> None:
         """Ends the processes."""
-        with self._lock:
-            workers, self._workers = self._workers, None
-        if workers is not None:
-            workers.__exit__(None, None, None)
+        if Pool.owner == os.getpid():
+            with self._lock:
+                workers, self._workers = self._workers, None
+            if workers is not None:
+                workers.__exit__(None, None, None)
 
 
 @lru_cache(maxsize=8)
-def _pool(seconds: float, workers: int, owner: int) -> Pool:
-    """One pool for all verifiers of a process with equal limits; `owner` is that process, a fork of it makes its own."""
-    return Pool(seconds, workers, owner)
+def _pool(size: int) -> Pool:
+    """One pool for all verifiers with as many workers."""
+    return Pool(size)
