@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 else:
     torch = lazy.load("torch")
 
-SLOPE = 0.05  # shares over which the chance of a rescue turns from low to high
+SLOPE = 0.05  # shares over which a problem's chance of a rescue turns from low to high
+POPULATION_SLOPE = 0.15  # the same for the run: over many problems the chance rises more slowly than over one
 SPREAD = 0.3  # standard deviation, in shares, of problems around the run's threshold
 LAPSE = 0.04  # outcomes that say nothing: whatever the share, a rescue is at least this likely, and at most 1 minus it
 POOL = 8  # the run's threshold looks back on so many times more outcomes than a problem's
@@ -68,8 +69,8 @@ class Adaptive:
         return self._thresholds(key, memory)[1]
 
     def _thresholds(self, key: str, memory: Memory) -> tuple[float, float]:
-        run = threshold(memory.get("run", []), self.start, self.target)
-        return run, threshold(memory.get("problems", {}).get(key, []), run, self.target)
+        run = threshold(memory.get("run", []), self.start, self.target, POPULATION_SLOPE)
+        return run, threshold(memory.get("problems", {}).get(key, []), run, self.target, SLOPE)
 
 
 def _keep(outcomes: list[list[float]], outcome: list[float], most: int) -> None:
@@ -77,7 +78,7 @@ def _keep(outcomes: list[list[float]], outcome: list[float], most: int) -> None:
     del outcomes[:-most]
 
 
-def threshold(outcomes: Sequence[Sequence[float]], prior: float, target: float) -> float:
+def threshold(outcomes: Sequence[Sequence[float]], prior: float, target: float, slope: float) -> float:
     """The share at which rescues happen at the target rate: median of a belief around `prior`, given [share, rescued] pairs."""
     # The belief reaches beyond 0 and 1, so that its median can stand on either.
     places = torch.arange(-0.3, 1.31, 0.02, dtype=torch.float64)
@@ -85,7 +86,7 @@ def threshold(outcomes: Sequence[Sequence[float]], prior: float, target: float) 
     if outcomes:
         shares, rescued = torch.tensor(outcomes, dtype=torch.float64).T
         at_target = math.log((target - LAPSE) / (1 - LAPSE - target))
-        chance = torch.sigmoid((shares[:, None] - places) / SLOPE + at_target) * (1 - 2 * LAPSE) + LAPSE
+        chance = torch.sigmoid((shares[:, None] - places) / slope + at_target) * (1 - 2 * LAPSE) + LAPSE
         belief += chance.log().where(rescued[:, None] > 0, (1 - chance).log()).sum(0)
     below = (belief - belief.max()).exp().cumsum(0)
     return min(1.0, max(0.0, float(places[torch.searchsorted(below, below[-1] / 2)])))
