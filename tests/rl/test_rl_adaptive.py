@@ -86,7 +86,7 @@ def test_a_new_problem_begins_where_the_run_stands():
     assert injection.share("new", {}) == pytest.approx(0.4, abs=0.01)
     hard = {str(index): 0.7 for index in range(8)}
     _, memory = practise(injection, hard, lambda share, enough: float(share >= enough), 10, seed=0)
-    assert injection.share("new", memory) == pytest.approx(0.7, abs=0.05)
+    assert 0.68 < injection.share("new", memory) < 0.86  # above what these need: a new problem may need more
     for _ in range(6):
         injection.observe("easy", torch.zeros(8, 4, dtype=torch.bool), torch.ones(8, dtype=torch.bool), memory)
     assert injection.share("easy", memory) < 0.15
