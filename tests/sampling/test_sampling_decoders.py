@@ -216,6 +216,49 @@ def test_sampling(tmp_path, family):
         assert torch.equal(alone.completion[0], sample.completion[row])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("family", ["sdar", "fast-dllm"])
+def test_the_prefix_cache_of_a_block_causal_model_is_exact(tmp_path, family, temperature):
+    """Unequal prompts, so that blocks of rows lie at different columns; hints behind the block being denoised."""
+    model = loaded(tmp_path, family)
+    prompts = [torch.arange(3), torch.arange(10), torch.arange(5)]
+    overlay = torch.full((3, 14), -1)
+    overlay[0, 6:9] = 5
+    overlay[2, 13] = 7
+    canvas = Canvas.blank(prompts, 14, mask_id=model.mask_id, pad_id=model.pad_id).inpaint(overlay)
+    whole, cached = (
+        LLaDASampler(steps=14, block=7, temperature=temperature, cache=cache)(
+            model.denoiser, canvas, torch.arange(3), mask_id=model.mask_id, eos_id=None
+        )
+        for cache in ("none", "prefix")
+    )
+    assert torch.equal(whole.completion, cached.completion)
+    assert torch.equal(whole.order, cached.order)
+    assert close(whole.confidence, cached.confidence)
+    assert (cached.columns < whole.columns).all()
+    with pytest.raises(ValueError, match="cannot keep cache = 'dual': it offers prefix"):
+        LLaDASampler(steps=14, block=7, cache="dual")(
+            model.denoiser, canvas, torch.arange(3), mask_id=model.mask_id, eos_id=None
+        )
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("family", ["dream", "a2d", "moe"])
+def test_caches_of_full_attention(tmp_path, family, cache):
+    """Stale within a block, never wrong about what is given; one block that holds all blanks, prefix: exact."""
+    model = loaded(tmp_path, family)
+    canvas = Canvas.blank([torch.arange(3), torch.arange(8)], 12, mask_id=model.mask_id, pad_id=model.pad_id)
+    for block, steps in ((4, 12), (12, 1)):
+        whole, cached = (
+            LLaDASampler(steps=steps, block=block, cache=choice)(
+                model.denoiser, canvas, torch.arange(2), mask_id=model.mask_id, eos_id=None
+            )
+            for choice in ("none", cache)
+        )
+        assert not (cached.completion == model.mask_id).any()
+        assert torch.equal(whole.completion, cached.completion) or steps > 1
+
+
 # shift ----------------------------------------------------------------------------------------------------------
 
 

@@ -277,7 +277,8 @@ class Training:
         if self.config.run.gradient_checkpointing:
             recompute_layers(self.loaded.denoiser)
         network, count = adapt(self.loaded, lora, self.config.run.seed)
-        where = f" in adapters of {len(self.loaded.linear)} linear layers" if lora.rank else ""
+        experts = f" and {len(self.loaded.experts)} weights of experts" if self.loaded.experts else ""
+        where = f" in adapters of {len(self.loaded.linear)} linear layers{experts}" if lora.rank else ""
         self.tracker.message(f"{phase}: {count:,} trainable weights{where}")
         policy: Module = self.accelerator.prepare_model(network)
         return policy
