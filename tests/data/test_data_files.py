@@ -101,6 +101,19 @@ def test_the_hub_and_a_copy_give_the_same_tasks(tmp_path: Path, monkeypatch: pyt
     assert asked == [("somebody/set", None, "test", False), ("somebody/set", None, "test", True)]
 
 
+def test_a_split_that_the_hub_lacks_is_an_error_that_names_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(path: str, config: str | None, *, split: str, streaming: bool) -> Any:
+        raise ValueError(f"Unknown split {split!r}. Should be one of ['train', 'test'].")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(
+        ValueError, match=r"the data set 'openai/gsm8k' of the hub: Unknown split 'dev'\. Should be one of"
+    ):
+        GSM8K()("dev")
+
+
 def test_a_stream_reads_no_further_than_it_is_asked(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", ROWS)
     with file.open("a") as text:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen, validators
@@ -47,7 +48,7 @@ class MetaMath:
         """
         if split not in self.splits:
             raise ValueError(f"metamath has no split {split!r}; it has only train")
-        path = f"{self.path or self.hub}"
+        path = self.path or self.hub
         rows = load_rows(_file(path), None, split)
         found: dict[str, Task | None] = {}
         for place, row in rows:
@@ -69,8 +70,6 @@ class MetaMath:
 
 
 def _file(path: str) -> str:
-    from pathlib import Path
-
     inside = Path(path).expanduser() / FILE
     return str(inside) if inside.is_file() else path
 

@@ -70,7 +70,7 @@ class Select:
         """The problems that are left, in order or shuffled; ValueError where a problem has no such value, or none is left."""
         split = self.split or split
         tasks = pick(self._within(self.source(split)), self.limit, self.shuffle)
-        if not tasks:
+        if not tasks and self.by is not None:
             raise ValueError(f"by = {self.by!r}: no problem of {split!r} lies within {self.low} and {self.high}")
         return tasks
 
