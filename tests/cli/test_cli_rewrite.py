@@ -55,6 +55,14 @@ def test_rules_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (report["tasks"], report["dropped"]) == (2, {})
 
 
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    words_ = words(problems(tmp_path, 2), tmp_path / "short.jsonl")
+    code = (
+        f"import sys\nfrom igpo_cli.main import run\nassert run({words_!r}) == 0\nassert 'torch._C' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_the_report_says_what_it_cost_and_why_rows_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -61,18 +59,6 @@ def problem_set(
 ) -> ProblemSet:
     """Tasks of a split, tokenised in the template of the scope."""
     return ProblemSet.encode(tasks_of(config, split, within, limit), config.section("prompt", within), loaded.tokenizer)
-
-
-@contextmanager
-def verifier_of(config: Config, within: str | None = None) -> Iterator[Any]:
-    """The verifier, its worker processes ended at the end."""
-    verifier = config.plugin("verifier", within)
-    try:
-        yield verifier
-    finally:
-        close = getattr(verifier, "close", None)
-        if close is not None:
-            close()
 
 
 def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: Any, within: str | None = None) -> Player:

@@ -1,4 +1,6 @@
-"""The tasks of a configuration, read without torch: what `igpo data` and all that trains or evaluates begin with."""
+"""The tasks and the verifier of a configuration, without torch: what `igpo data` and all that trains
+or evaluates begin with.
+"""
 
 from __future__ import annotations
 
@@ -52,3 +54,15 @@ def task_name(config: Config, within: str | None = None) -> str:
     for part in within.split(".") if within else ():
         table = table.get(part, {})
     return str(table.get("task", config.values["task"])["name"])
+
+
+@contextmanager
+def verifier_of(config: Config, within: str | None = None) -> Iterator[Any]:
+    """The verifier, its worker processes ended at the end."""
+    verifier = config.plugin("verifier", within)
+    try:
+        yield verifier
+    finally:
+        close = getattr(verifier, "close", None)
+        if close is not None:
+            close()

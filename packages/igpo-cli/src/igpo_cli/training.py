@@ -23,7 +23,6 @@ from igpo_cli.assemble import (
     problem_set,
     require_hints,
     shows_hints,
-    verifier_of,
 )
 from igpo_cli.errors import UsageError
 from igpo_cli.evaluate import evaluate
@@ -31,7 +30,7 @@ from igpo_cli.lora import adapt, merge, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
 from igpo_cli.screen import Screen
-from igpo_cli.tasks import tasks_of
+from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.tracking import Tracker, rollout_rows
 from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.trainer import Routine, train, train_sft

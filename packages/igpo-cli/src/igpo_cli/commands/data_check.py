@@ -30,9 +30,9 @@ def register(app: App) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     ) -> None:
         """Check the tasks of a run: lengths, traces, where the answers stand, what may be a hint, verdicts."""
-        from igpo_cli.assemble import load_model, verifier_of
+        from igpo_cli.assemble import load_model
         from igpo_cli.problems import ProblemSet
-        from igpo_cli.tasks import task_name, tasks_of
+        from igpo_cli.tasks import task_name, tasks_of, verifier_of
         from igpo_data import verify
 
         tasks = tasks_of(config, config.run.split, limit=config.run.limit)

@@ -70,8 +70,7 @@ def register(app: App) -> None:
 
         Whatever a model was paid for is kept in FILE.jsonl.journal: the same command goes on where it was stopped.
         """
-        from igpo_cli.assemble import verifier_of
-        from igpo_cli.tasks import tasks_of
+        from igpo_cli.tasks import tasks_of, verifier_of
         from igpo_data.rewrite import rewrite, rough_tokens, write_rows
         from igpo_data.rewriters import FailedError, UnusableError
 

@@ -30,8 +30,9 @@ def register(app: App) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="One object, by evaluation.")] = False,
     ) -> None:
         """Evaluate a model or a run (igpo eval runs/NAME) on its evaluations."""
-        from igpo_cli.assemble import load_model, player_of, problem_set, trained_model, verifier_of
+        from igpo_cli.assemble import load_model, player_of, problem_set, trained_model
         from igpo_cli.evaluate import evaluate
+        from igpo_cli.tasks import verifier_of
 
         names = only or list(config.evals())
         if not names:
