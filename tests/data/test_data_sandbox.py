@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -309,8 +310,6 @@ def test_a_gigabyte_of_output_is_thrown_away(back_end: type[InMonty | Bubblewrap
 
 
 def test_programs_of_several_threads_run_side_by_side(back_end: type[InMonty | Bubblewrap]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     executor: Executor = back_end(limits=Limits(seconds=20.0))
     tests = prepare("for i in range(5):\n    assert double(i) == 2 * i")
     programs = [f"def double(x):\n    return {factor} * x" for factor in (1, 2) * 6]
@@ -565,6 +564,15 @@ def test_helpers_of_the_prefix_are_the_tests_own() -> None:
 def test_tests_that_test_nothing_are_refused(tests: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare(tests)
+
+
+def test_more_threads_than_workers_do_not_block_each_other() -> None:
+    tests = prepare("assert double(1) == 2")
+    executor = InMonty(workers=1)
+    with ThreadPoolExecutor(6) as threads:
+        runs = list(threads.map(lambda _: executor.run("def double(x):\n    return 2 * x", tests), range(30)))
+    assert runs == [Run("passed")] * 30
+    executor.close()
 
 
 def test_tests_that_never_come_to_call_the_program_decide_nothing(back_end: type[InMonty | Bubblewrap]) -> None:

@@ -66,8 +66,6 @@ MISSING = re.compile(
     r"|cannot import name '\w+' from '(?P<part>[\w.]+)'"
     r"|'(?P<kind>[\w.]+)' object has no attribute '(?P<attribute>\w+)'"
 )
-
-
 WORDS = (
     "monty",  # "The monty syntax parser does not yet support yield expressions"
     "cannot suspend",  # A call of the program inside map or as a sort key.
@@ -88,7 +86,8 @@ class InMonty:
 
     def run(self, program: str, tests: Suite) -> Run:
         """As `Executor.run`; UnavailableError where pydantic-monty is not installed."""
-        workers = _pool(self.workers).workers()
+        pool = _pool(self.workers)
+        workers = pool.workers()
         limits: Any = {
             "max_feed_duration_secs": self.limits.seconds,
             "max_total_sleep_secs": self.limits.seconds,
@@ -98,6 +97,7 @@ class InMonty:
         # With an upper bound a long sleep would hold the worker that long; without one it is refused at once.
         policy: Any = {"sleep": "system", "sleep_system_max": float("inf")}
         with (
+            pool.slots,
             workers.checkout(limits=limits, os_policy=policy) as answering,
             workers.checkout(limits=limits, os_policy=policy) as asking,
         ):
@@ -216,6 +216,8 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        # Or runs that hold one process would wait for each other's second.
+        self.slots = threading.Semaphore(size)
         self._workers: Monty | None = None
         self._lock = threading.Lock()
 
@@ -231,7 +233,6 @@ class Pool:
                     from pydantic_monty import Monty
                 except ModuleNotFoundError as error:
                     raise UnavailableError("pydantic-monty is not installed (pip install 'igpo-data[code]')") from error
-                # Both sessions of every run at a time, or runs that hold one would wait for each other.
                 self._workers = Monty(max_processes=2 * self.size, max_checkouts_per_worker=RUNS)
                 self._workers.__enter__()
                 Pool.owner = os.getpid()
