@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from igpo_data import GSM8K, HuggingFace, Jsonl
-from igpo_data.tasks.files import read_files, split_files
+from igpo_data.tasks.files import ENDINGS, read_files, split_files
 
 ROWS = [{"question": f"{n} + 1?\nSay it.", "answer": f"{n + 1}", "level": n} for n in range(5)]
 COLUMNS = {"prompt": "question", "extra": ("level",)}
@@ -198,3 +201,39 @@ def test_a_row_without_a_trace_is_a_task_without_hints(tmp_path: Path) -> None:
     tasks = Jsonl(path=str(write(tmp_path / "a.jsonl", rows)), prompt="q", answer="a", trace="s")("train")
     assert [task.trace for task in tasks] == ["#### 1", None, None]
     assert [task.can_hint for task in tasks] == [True, False, False]
+
+
+def refusal(file: Path) -> str:
+    """Why the file cannot be read; its name where it can."""
+    try:
+        Jsonl(path=str(file), prompt="question")("train")
+    except ValueError as error:
+        return str(error)
+    return file.name
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=80),
+    st.sampled_from(ENDINGS),
+    st.sampled_from([b"", b"[", b'{"question": ', b"question,answer\n", b"PAR1"]),
+)
+def test_no_bytes_lead_to_another_error_than_one_that_names_the_file(
+    tmp_path: Path, content: bytes, ending: str, start: bytes
+) -> None:
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(gzip.compress(start + content) if ending.endswith(".gz") else start + content)
+    assert file.name in refusal(file)
+
+
+def test_damaged_copies_of_a_good_file_are_read_or_refused(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for ending in ENDINGS:
+        good = write(tmp_path / f"good{ending}", ROWS).read_bytes()
+        for number in range(40):
+            bad = bytearray(good[: rng.randrange(1, len(good) + 1)])
+            for _ in range(rng.randrange(4)):
+                bad[rng.randrange(len(bad))] = rng.randrange(256)
+            file = tmp_path / f"bad{number}{ending}"
+            file.write_bytes(bad)
+            assert file.name in refusal(file)
