@@ -141,6 +141,7 @@ def rollouts_report(math: Math, rows: Sequence[dict[str, Any]]) -> str:
     """Shares, times and disagreements by task and length."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     math("\\boxed{x+1}", Task(key="", prompt="", answer="1+x"))  # the workers have started
+    plain(rows[0])
     head = "| task | length | rows | correct | math-verify | only ours | only math-verify | nothing stated | seconds | math-verify |"
     lines, classes = [head, "|---" * 10 + "|"], Counter[tuple[str, str, bool]]()
     for task, length in sorted({(row["task"], row["length"]) for row in rows}):

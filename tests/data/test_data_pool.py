@@ -36,6 +36,31 @@ def test_a_worker_is_killed_by_its_own_clock_and_replaced() -> None:
     assert process.poll() is not None
 
 
+def test_text_that_reaches_algebra_is_not_executed(tmp_path: Path) -> None:
+    """Past extraction and comparison, which would stop most of it: what math-verify makes of it, on either side."""
+    trap = tmp_path / "executed"
+    touch = f"__import__('pathlib').Path('{trap}').touch()"
+    attacks = [
+        touch,
+        f"\\text{{{touch}}}",
+        f"\\operatorname{{eval}}({touch!r})",
+        f"x = {touch}",
+        f"exec({touch!r})",
+        f"\\sum_{{i=1}}^{{2}} {touch}",
+        f"(lambda: {touch})()",
+        f"$ {touch} $",
+        f"\\boxed{{{touch}}}",
+        "().__class__.__base__.__subclasses__()",
+    ]
+    pool = Pool("algebra", workers=1, seconds=5.0, memory=1024)
+    pairs = [pair for attack in attacks for pair in ((attack, "x+1"), ("x+1", attack), ("12", attack))]
+    assert "equal" not in words(pool, pairs)
+    assert not trap.exists()
+    pool.close()
+    exec(touch)  # Faulty: the same text, evaluated.
+    assert trap.exists()
+
+
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads the limits of a process from /proc")
 def test_memory_is_limited() -> None:
     pool = Pool("algebra", workers=1, seconds=5.0, memory=500)
