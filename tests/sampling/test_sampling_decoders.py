@@ -132,7 +132,12 @@ def test_any_decoder_is_its_class_without_the_causal_mask(tmp_path, base):
         assert not close(ours, logits(True, attention, place), 1e-2), "the test can fail"
         every = torch.ones_like(attention)
         assert close(model.denoiser(tokens, every, torch.arange(51)), logits(False, every, None))
+        every[:, 5] = False  # a hole: what is around it stays where it is
+        where = every.flatten().nonzero()[:, 0]
+        assert close(model.denoiser(tokens, every, where), logits(False, every, torch.arange(17).repeat(3, 1)))
     assert len(model.denoiser._no_split_modules) == 1
+    layer = {"qwen3_moe": 4, "gpt2": 4, "phi": 6}.get(base, 7)
+    assert len(model.linear) == 2 * layer, "every linear layer but the head"
 
 
 @pytest.mark.parametrize("family", ["dream", "sdar", "moe"])
@@ -257,6 +262,16 @@ def test_caches_of_full_attention(tmp_path, family, cache):
         )
         assert not (cached.completion == model.mask_id).any()
         assert torch.equal(whole.completion, cached.completion) or steps > 1
+
+
+@pytest.mark.parametrize("family", ["dream", "sdar"])
+def test_fill_behind_a_completion_may_be_left_out(tmp_path, family):
+    model = loaded(tmp_path, family)
+    tokens, attention = inputs()
+    attention[0, 15:] = False
+    expected = reference(tmp_path, tokens[0, :15], **PLUGINS[family][1])
+    with torch.no_grad():
+        assert close(model.denoiser(tokens[:1], attention[:1], torch.arange(15)), expected)
 
 
 # shift ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 from igpo_sampling.denoiser import Loaded
 
@@ -39,6 +40,9 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
+
+LINEAR = (nn.Linear, Conv1D)
+"""Linear layers; GPT-2 calls them convolutions."""
 
 Spread = Callable[[str, Tensor], Mapping[str, Tensor]]
 """From a weight of the network to what files hold of it: names, and views into the weight."""
@@ -252,7 +256,7 @@ def ready(
             if type(part).__name__ in network._no_split_modules:
                 part.compile(dynamic=True)
     head = network.get_output_embeddings()
-    linear = (name for name, part in network.named_modules() if isinstance(part, nn.Linear) and part is not head)
+    linear = (name for name, part in network.named_modules() if isinstance(part, LINEAR) and part is not head)
     return Loaded(
         denoiser=network.eval(),
         tokenizer=checkpoint.tokenizer,

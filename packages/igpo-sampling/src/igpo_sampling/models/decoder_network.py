@@ -87,7 +87,8 @@ class DiffusionDecoder(PreTrainedModel):  # type: ignore[misc]
         window: Window | None = None,
     ) -> Tensor | Result:
         """tokens (B, T) long, attention (B, T) bool, where (N,) flat row-major -> logits (N, V), or what `read` returns."""
-        position = (attention.long().cumsum(1) - 1).clamp(min=0)
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        position = (columns - attention.int().argmax(1, keepdim=True)).clamp(min=0)
         if self.shift:
             where = where - (position.flatten()[where] > 0).long()
         place = position if window is None else position.gather(1, window.columns)
