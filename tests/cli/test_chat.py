@@ -155,6 +155,11 @@ def test_a_run_with_hidden_ends(tmp_path: Path, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows if "policy/loss" in row or "sft/loss" in row] == ["sft"] * 3 + ["igpo"] * 2
+    completions = []
+    for more in ([], ["--attend-eos"]):
+        assert run(["sample", str(tmp_path / "r"), "--rows", "20", "--json", *more]) == 0
+        completions.append([each["completion"] for each in json.loads(capsys.readouterr().out)])
+    assert completions[0] != completions[1]  # a row that is partly filled when its EOS comes goes on otherwise
     assert run([*words, "--sampler.cache", "prefix"]) == 2
     assert "--sampler.cache prefix keeps what was attended" in capsys.readouterr().err
 

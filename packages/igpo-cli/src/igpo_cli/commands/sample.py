@@ -127,7 +127,7 @@ class Take:
 
         from igpo_cli import screen
         from igpo_cli.pieces import decoder, pieces
-        from igpo_cli.play import until_eos
+        from igpo_cli.play import EndHidden, until_eos
 
         decode = decoder(loaded.tokenizer)
         given = canvas.given[:, -canvas.width :]
@@ -154,7 +154,9 @@ class Take:
             started = time.perf_counter()
             try:
                 sample: Sample = config.plugin("sampler")(
-                    loaded.denoiser,
+                    loaded.denoiser
+                    if config.run.attend_eos
+                    else EndHidden(loaded.denoiser, canvas.width, loaded.eos_id),
                     canvas,
                     seeds,
                     mask_id=loaded.mask_id,
