@@ -36,6 +36,11 @@ def test_statements_and_occurrences_of_the_answer_are_hidden_in_an_own_success()
     assert len(found.trace) == len(found.steps) == len(found.breaks) == 44
 
 
+def test_the_value_is_hidden_in_the_form_in_which_it_is_stated_too():
+    task = Task(key="1", prompt="Half of a half?", answer="0.25")
+    assert shown(BYTES, own(BYTES, task, "It is 1/4 or 0.25 of 1.\n#### 1/4")) == "It is ... or .... of 1.\n#### ..."
+
+
 def test_a_list_that_is_the_answer_is_hidden_wherever_it_stands():
     task = next(task for task in Lists(train_problems=8)("train"))
     found = own(WORDS, task, task.trace)

@@ -10,12 +10,13 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
-from attrs import evolve, frozen
+from attrs import frozen
 
 from igpo_cli.errors import UsageError
 from igpo_cli.pieces import decoder, pieces
 from igpo_data import Task, locate_answers
 from igpo_rl import Problem, problem_from_text
+from igpo_rl.problems import value_spans
 
 if TYPE_CHECKING:
     import torch
@@ -100,26 +101,25 @@ def own_trace(problem: Problem, completion: Tensor, task: Task, tokenizer: Any) 
     """The problem with a correct completion (n,) of it as its trace, for later hints; follows `igpo_rl.igpo.Retrace`.
 
     Hidden are all statements of the answer and, as nobody marked where the working gives it away, every occurrence of
-    its value. None where no statement is found, or nothing is left to show.
+    its value, as the task or as a statement has it. None where no statement is found, or nothing is left to show.
     """
     special = set(tokenizer.all_special_ids)
     ids = list(takewhile(lambda token: token not in special, completion.tolist()))
     parts = pieces(decoder(tokenizer), ids)
     ends = list(accumulate(map(len, parts)))
     text = "".join(parts)
+    stated = locate_answers(text, task.answer)
+    values = {task.answer, *(text[start:end] for start, end in stated)}
     own = problem_from_text(
         key=problem.key,
         prompt_ids=problem.prompt,
         trace_ids=ids,
         offsets=list(zip([0, *ends], ends, strict=False)),
         trace_text=text,
-        answer_spans=locate_answers(text, task.answer),
+        answer_spans=[*stated, *(span for value in values for span in value_spans(text, value))] if stated else [],
         answer=task.answer,
     )
-    assert own.hintable is not None
-    assert own.answer_value is not None
-    hintable = own.hintable & ~own.answer_value
-    return evolve(own, hintable=hintable) if hintable.any() else None
+    return own if own.hintable is not None and own.hintable.any() else None
 
 
 def encode_pairs(

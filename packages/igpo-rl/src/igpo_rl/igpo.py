@@ -140,19 +140,8 @@ class IGPO:
             )
         drawn = self._draw(problems, self.prompts, step, memory)[rank::ranks]
         start = perf_counter()
-        first = originals = self._play(play, drawn, None, step, "rollout")
-        rounds = skipped = 0
-        while rounds < self.refills:
-            easy = gather(find_easy(originals, self.group).double()).T.flatten().nonzero().flatten().tolist()
-            if not easy:
-                break
-            # Counted over all ranks as one process would draw them.
-            further = self._draw(problems, len(easy), step, memory)
-            mine = {at // ranks: each for at, each in zip(easy, further, strict=True) if at % ranks == rank}
-            fresh = self._play(exchange(play), list(mine.values()), None, step, f"refill {rounds}")
-            originals = substitute(originals, fresh, list(mine), self.group)
-            drawn = [mine.get(index, problem) for index, problem in enumerate(drawn)]
-            rounds, skipped = rounds + 1, skipped + len(easy)
+        first = self._play(play, drawn, None, step, "rollout")
+        originals, refilled = self._refill(first, drawn, exchange(play), problems, step, memory, gather, rank)
         middle = perf_counter()
         stuck, width = find_stuck(originals, self.group), originals.completion.shape[1]
         plans = {
@@ -172,9 +161,7 @@ class IGPO:
         self._observe(hints, outcomes, memory, gather)
         self._keep_successes(originals, drawn, memory, gather, retrace)
         end = perf_counter()
-        metrics = {**batch.metrics, "time/rollout": middle - start, "time/inpaint": end - middle}
-        if self.refills:
-            metrics |= {"sample/refills": float(rounds), "sample/skipped": skipped / self.prompts}
+        metrics = {**batch.metrics, **refilled, "time/rollout": middle - start, "time/inpaint": end - middle}
         return evolve(
             batch,
             advantage=advantages(batch.reward, self.group, std=self.advantage_std),
@@ -269,6 +256,35 @@ class IGPO:
             raise ValueError(f"play returned {len(rollouts)} rows for {len(rows)}; it must keep rows and their order")
         group = torch.arange(len(problems), device=rollouts.completion.device).repeat_interleave(self.group)
         return evolve(rollouts, group=group, keys=keys)
+
+    def _refill(
+        self,
+        originals: Rollouts,
+        drawn: list[Problem],
+        play: Play,
+        problems: Iterator[Problem],
+        step: int,
+        memory: Memory,
+        gather: Callable[[Tensor], Tensor],
+        rank: int,
+    ) -> tuple[Rollouts, dict[str, float]]:
+        """Groups of further problems in the place of those that are correct throughout, in `drawn` too; and metrics."""
+        rounds = skipped = 0
+        while rounds < self.refills:
+            # By index and then rank: counted over all ranks as one process would draw them.
+            table = gather(find_easy(originals, self.group).double()).T
+            easy, ranks = table.flatten().nonzero().flatten().tolist(), table.shape[1]
+            if not easy:
+                break
+            further = self._draw(problems, len(easy), step, memory)
+            mine = {at // ranks: each for at, each in zip(easy, further, strict=True) if at % ranks == rank}
+            fresh = self._play(play, list(mine.values()), None, step, f"refill {rounds}")
+            originals = substitute(originals, fresh, list(mine), self.group)
+            for index, problem in mine.items():
+                drawn[index] = problem
+            rounds, skipped = rounds + 1, skipped + len(easy)
+        metrics = {"sample/refills": float(rounds), "sample/skipped": skipped / self.prompts}
+        return originals, metrics if self.refills else {}
 
     def _plan(self, problem: Problem, width: int, progress: float, step: int, memory: Memory) -> Plan | None:
         """Which hints each of the group's inpainted rows is shown; None: no second rollout."""
