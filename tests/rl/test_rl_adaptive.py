@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 
-from igpo_rl.adaptive import Adaptive, threshold
+from igpo_rl.adaptive import MANY, ONE, Adaptive, threshold
 from igpo_rl.records import Problem
 
 CHUNKS = [(index, index + 1) for index in range(20)]
@@ -144,6 +144,15 @@ def test_memory_is_bounded():
 def test_the_threshold_is_the_share_with_the_target_rate():
     """Outcomes at one share: the belief moves to where the curve has their rate there, the more of them the closer."""
     outcomes = [[0.5, float(index % 5 != 0)] for index in range(50)]
-    assert threshold(outcomes, 0.3, 0.8, 0.05) == pytest.approx(0.5, abs=0.02)
-    assert threshold(outcomes, 0.3, 0.5, 0.05) < 0.48
-    assert threshold([], 0.37, 0.8, 0.05) == pytest.approx(0.37, abs=0.011)
+    assert threshold(outcomes, 0.3, 0.8, 0.05, ONE) == pytest.approx(0.5, abs=0.02)
+    assert threshold(outcomes, 0.3, 0.5, 0.05, ONE) < 0.48
+    assert threshold([], 0.37, 0.8, 0.05, ONE) == pytest.approx(0.37, abs=0.011)
+
+
+def test_problems_beyond_all_hints_do_not_ask_for_ever_more():
+    """Rescues are no likelier with more hints: less is enough. The variant that expects them to be wants everything."""
+    outcomes = [[0.4 + 0.1 * (index % 5), float(index % 2)] for index in range(100)]
+    assert threshold(outcomes, 0.4, 0.8, 0.15, MANY) < 0.4
+    assert threshold(outcomes, 0.4, 0.8, 0.15, ONE) > 0.6
+    rising = [[0.1 * (index % 11), float(index % 11 > 5)] for index in range(110)]
+    assert threshold(rising, 0.4, 0.8, 0.15, MANY) > 0.6  # where they are, more is asked for

@@ -27,9 +27,11 @@ else:
     torch = lazy.load("torch")
 
 SLOPE = 0.05  # shares over which a problem's chance of a rescue turns from low to high
-POPULATION_SLOPE = 0.15  # the same for the run: over many problems the chance rises more slowly than over one
+RUN_SLOPE = 0.15  # the same for the run: over many problems the chance rises more slowly than over one
 SPREAD = 0.3  # standard deviation, in shares, of problems around the run's threshold
-LAPSE = 0.04  # outcomes that say nothing: whatever the share, a rescue is at least this likely, and at most 1 minus it
+LAPSE = 0.04  # chance of a rescue that is owed to luck, and of a failure that is
+ONE = ((1 - LAPSE, 1.0),)  # a problem's chance of a rescue by all hints, and how likely that is: held to be rescuable
+MANY = ((0.24, 1.0), (0.48, 1.0), (0.72, 1.0), (1 - LAPSE, 9.0))  # but some problems of a run may be beyond all hints
 POOL = 8  # the run's threshold looks back on so many times more outcomes than a problem's
 
 
@@ -37,8 +39,8 @@ POOL = 8  # the run's threshold looks back on so many times more outcomes than a
 class Adaptive:
     """The smallest share of hints that still rescues a group, learned for the run and for every problem that returns."""
 
-    target: float = field(default=0.8, validator=[validators.ge(0.1), validators.le(0.9)])
-    """Share of stuck groups that shall be rescued; more of them need more hints."""
+    target: float = field(default=0.8, validator=[validators.ge(0.2), validators.le(0.9)])
+    """Share that shall be rescued of the stuck groups that hints can rescue at all; more of them need more hints."""
     least: int = field(default=1, validator=validators.ge(1))
     """Correct rows from which a group counts as rescued."""
     start: float = field(default=0.4, validator=SHARE)
@@ -69,8 +71,8 @@ class Adaptive:
         return self._thresholds(key, memory)[1]
 
     def _thresholds(self, key: str, memory: Memory) -> tuple[float, float]:
-        run = threshold(memory.get("run", []), self.start, self.target, POPULATION_SLOPE)
-        return run, threshold(memory.get("problems", {}).get(key, []), run, self.target, SLOPE)
+        run = threshold(memory.get("run", []), self.start, self.target, RUN_SLOPE, MANY)
+        return run, threshold(memory.get("problems", {}).get(key, []), run, self.target, SLOPE, ONE)
 
 
 def _keep(outcomes: list[list[float]], outcome: list[float], most: int) -> None:
@@ -78,15 +80,26 @@ def _keep(outcomes: list[list[float]], outcome: list[float], most: int) -> None:
     del outcomes[:-most]
 
 
-def threshold(outcomes: Sequence[Sequence[float]], prior: float, target: float, slope: float) -> float:
-    """The share at which rescues happen at the target rate: median of a belief around `prior`, given [share, rescued] pairs."""
+def threshold(
+    outcomes: Sequence[Sequence[float]],
+    prior: float,
+    target: float,
+    slope: float,
+    ceilings: Sequence[tuple[float, float]],
+) -> float:
+    """The share that is enough, given [share, rescued] pairs: median of a belief around `prior`.
+
+    Enough is where rescues are `target` times as likely as all hints make them. How likely that is, is a second unknown
+    of the run's belief: without it, problems beyond all hints would ask for ever more of them.
+    """
     # The belief reaches beyond 0 and 1, so that its median can stand on either.
     places = torch.arange(-0.3, 1.31, 0.02, dtype=torch.float64)
-    belief = -((places - prior) / SPREAD).square() / 2
+    most, faith = torch.tensor(ceilings, dtype=torch.float64).T[:, :, None]
+    belief = faith.log() - ((places - prior) / SPREAD).square() / 2
     if outcomes:
-        shares, rescued = torch.tensor(outcomes, dtype=torch.float64).T
-        at_target = math.log((target - LAPSE) / (1 - LAPSE - target))
-        chance = torch.sigmoid((shares[:, None] - places) / slope + at_target) * (1 - 2 * LAPSE) + LAPSE
-        belief += chance.log().where(rescued[:, None] > 0, (1 - chance).log()).sum(0)
-    below = (belief - belief.max()).exp().cumsum(0)
+        shares, rescued = torch.tensor(outcomes, dtype=torch.float64).T[:, :, None, None]
+        enough = torch.logit((target * most - LAPSE) / (most - LAPSE))
+        chance = torch.sigmoid((shares - places) / slope + enough) * (most - LAPSE) + LAPSE
+        belief = belief + chance.log().where(rescued > 0, (1 - chance).log()).sum(0)
+    below = (belief - belief.max()).exp().sum(0).cumsum(0)
     return min(1.0, max(0.0, float(places[torch.searchsorted(below, below[-1] / 2)])))
