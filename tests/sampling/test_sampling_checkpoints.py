@@ -105,6 +105,10 @@ def test_a_file_may_hold_either_name_of_a_tied_weight_or_both_if_they_agree(tmp_
     for held in ({twin: weights[name]}, {name: weights[name], twin: weights[name].clone()}):
         save_file({**{key: weights[key] for key in weights if key != name}, **held}, folder / "model.safetensors")
         assert torch.equal(read(folder, *TIED).lm_head.weight, weights[name])
+    half = {key: weight.bfloat16() for key, weight in weights.items()}
+    half[twin] = half.pop(name)
+    save_file(half, folder / "model.safetensors")
+    assert {weight.dtype for weight in read(folder, *TIED).parameters()} == {torch.bfloat16}
     save_file({**weights, twin: weights[name] + 1}, folder / "model.safetensors")
     with pytest.raises(
         ValueError, match=rf"model\.safetensors: {twin} differs from {name}, but config\.json ties them"

@@ -170,10 +170,11 @@ def read_weights(
     places = _places(folder, network, expected, aliases)
     if missing := sorted(expected.keys() - {aliases.get(name, name) for name in places}):
         raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}.")
+    stored = {aliases.get(name, name): kind for name, (_, kind) in places.items()}
     filled: dict[str, Tensor] = {}
     views: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        kind = places.get(next(iter(spread(name, tensor))), (None, tensor.dtype))[1]
+        kind = stored[next(iter(spread(name, tensor)))]
         kind = dtype if dtype is not None and kind.is_floating_point else kind
         filled[name] = torch.empty(tensor.shape, dtype=kind, device=device)
         views.update(spread(name, filled[name]))
