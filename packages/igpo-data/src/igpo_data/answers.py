@@ -35,6 +35,7 @@ SYNONYM = re.compile(r"\\(?:[lr]angle|varnothing|[lg]eqslant)(?![a-zA-Z])")
 APPROXIMATE = re.compile(
     r"(?:\\(?:approx|simeq)(?![a-zA-Z])|≈|(?:approximately|approx\.?|about|roughly)(?=\s))\s?", re.IGNORECASE
 )
+DOTS = re.compile(r"\\[lc]?dots(?![a-zA-Z])|…|\.\.\.")
 LABEL = re.compile(r"\x02[A-Za-z ]{1,40}\x03\s?")
 TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mbox|hbox|operatorname)\s{0,4}\{([^{}]{0,200})\}"
@@ -138,8 +139,8 @@ def _equal(gold: str, given: str) -> bool | None:
         return False  # a number, a name and several things are never equal
     if "=" in given and (quantities[0] or not equation):
         return False  # several equations: algebra would take the last for the answer
-    if gold.count("'") != given.count("'"):
-        return False  # x and its derivative; algebra drops primes
+    if gold.count("'") != given.count("'") or (DOTS.search(given) and not DOTS.search(gold)):
+        return False  # x and its derivative, 1.25 and 1.25...: algebra drops these signs
     # In a sentence it would find some number and believe it.
     prose = {word.lower() for word in PROSE.findall(given)} - FUNCTIONS
     return None if prose <= {word.lower() for word in PROSE.findall(gold)} else False
@@ -164,8 +165,13 @@ def _assigned(text: str) -> tuple[str, str]:
 
 def _result(text: str) -> str:
     """8 + 8 + 15 = 31 units -> 31 units; not where it is several equations, an inequality or a sentence."""
-    first, *middle, last = text.split("=") if "=" in text else (text, text)
+    if "=" not in text:
+        return text
+    first, *middle, last = text.split("=")
     first = "" if LABEL.fullmatch(first) else first
+    number, result = read_quantity(first.strip()), read_quantity(last.strip())
+    if number and not (result and number.agrees(result)):
+        return text  # 0 = 5 states nothing
     chain = not re.search(r"[<>!\\]\s?$|\\n(?:ot|e)", first) and not any(
         re.search(r"[A-Za-z<>!]", part) for part in middle
     )

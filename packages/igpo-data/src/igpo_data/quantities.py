@@ -29,7 +29,7 @@ MAGNITUDE = re.compile(r"[\s\x02]*(hundred|thousand|million|billion|trillion)\b\
 MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 UNIT = re.compile(
     r"(?P<space>\s*)(?:(?P<mark>[\x02\x03])|(?P<word>[A-Za-z](?:[A-Za-z'-]|\.(?=[A-Za-z]))*+)\.?|(?P<sign>[/$€£¢])"
-    r"|\^\s?\{?\s?(?P<power>[23])\s?\}?)"
+    r"|\^\s?\{?\s?(?P<power>[0-9])\s?\}?)"
 )
 
 MEASURES = {
@@ -161,7 +161,8 @@ def read_unit(rest: str) -> str | None:
             names[-1] += power
             continue
         name = MEASURES.get(word) or MEASURES.get(word.removesuffix("s"))
-        apart = inside or not match["word"] or names[-1:] in (["degree"], ["per"])  # 20°C, m/s
+        apart = inside or not match["word"] or names[-1:] == ["per"]  # m/s
+        apart = apart or (names == ["degree"] and word in ("c", "f", "k"))
         apart = apart or (bool(match["space"]) and (name is not None or len(word) > 2))
         if word in NO_UNIT or not (apart or (name is not None and len(word) > 1)):
             return None
