@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sampling_decoders import FAMILIES, VOCAB, WORDS, publish, reference
@@ -355,6 +357,32 @@ def test_where_the_size_of_a_block_comes_from(tmp_path):
     assert Block(path=str(publish(tmp_path / "sdar", "sdar", block_size="absent")))().block == 4
     assert Block(path=str(publish(tmp_path / "fast", "fast-dllm", bd_size="absent")))().block == 32
     assert Bidirectional(path=str(folder))().block is None
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(tmp_path_factory.mktemp("small"), "sdar", num_hidden_layers=2)
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 12), st.booleans(), st.lists(st.integers(0, 8), min_size=1, max_size=3), st.data())
+def test_any_block_any_padding_any_window(small, block, shift, pads, data):
+    """From one token a block, which is causal, to one block; and a window of any columns where nothing is stale."""
+    denoiser = Block(path=str(small), block=block, shift=shift)().denoiser
+    tokens = (torch.arange(10 * len(pads)).view(-1, 10) * 13 + 5) % 40
+    attention = torch.arange(10) >= torch.tensor(pads)[:, None]
+    where = attention.flatten().nonzero()[:, 0]
+    width = data.draw(st.integers(1, 10 - max(pads)))
+    starts = torch.tensor([data.draw(st.integers(pad, 10 - width)) for pad in pads])
+    columns = starts[:, None] + torch.arange(width)
+    inside = (torch.arange(len(pads))[:, None] * 10 + columns).flatten()
+    with torch.no_grad():
+        logits = denoiser(tokens, attention, where)
+        assert close(logits, slow(small, tokens, attention, shift=shift, block=block))
+        store = KeyValues(len(pads), 10)
+        denoiser(tokens, attention, where, None, Window(torch.arange(10).repeat(len(pads), 1), store))
+        found = denoiser(tokens, attention, inside, None, Window(columns, store))
+        assert close(found, denoiser(tokens, attention, inside))
 
 
 # training -------------------------------------------------------------------------------------------------------
