@@ -87,6 +87,37 @@ STUDIES = {
         against="igpo",
         seeds=FRESH,
     ),
+    "estimator": Study(
+        "How should log pi(o) be estimated? (`igpo`: part of the completion masked, one forward)",
+        {
+            "igpo": IGPO,
+            "mean-field": hinted("all of the completion masked, one forward", "--estimator", "mean-field"),
+            "coupled": hinted("a mask and its complement, three forwards", "--estimator", "coupled"),
+            "trajectory": hinted(
+                "the order of decoding replayed in groups of 4 steps",
+                "--estimator",
+                "trajectory",
+                "--estimator.steps",
+                "4",
+            ),
+            "elbo": hinted("one antithetic pair, a ratio of the whole row", "--estimator", "elbo", "--loss", "gspo"),
+            "sandwich": hinted(
+                "two masks, bounds by the sign of the advantage", "--estimator", "sandwich", "--loss", "spg"
+            ),
+        },
+        against="igpo",
+        seeds=FRESH,
+    ),
+    "injection": Study(
+        "Which pieces should be shown? (`igpo`: random chunks, a share from .2 to .6)",
+        {
+            "igpo": IGPO,
+            "adaptive": hinted("the smallest share that rescues", "--injection", "adaptive"),
+            "prefix": hinted("the beginning of the solution", "--injection", "prefix"),
+        },
+        against="igpo",
+        seeds=FRESH,
+    ),
     "few": Study(
         "Does RL with hints beat imitation where traces are few? 32 problems instead of 480, the same for all arms.",
         {
