@@ -22,6 +22,7 @@ from .filters import KeepAll as KeepAll
 from .filters import Threshold as Threshold
 from .filters import TopEntropy as TopEntropy
 from .igpo import IGPO as IGPO
+from .igpo import Retrace as Retrace
 from .injections import Full as Full
 from .injections import Injection as Injection
 from .injections import NoInjection as NoInjection
