@@ -21,7 +21,7 @@ from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergenc
 from igpo_rl.estimators.mean_field import MeanField
 from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
-from igpo_rl.losses import GRPO, PolicyLoss
+from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups
 from igpo_rl.overlay import check_shown, leaked, overlay_of, place, place_spaced, values_seen, within, within_spaced
 from igpo_rl.passes import Passes, measure
 from igpo_rl.ranks import in_order
@@ -91,11 +91,11 @@ class IGPO:
     hints_from: Literal["trace", "own-success", "either"] = field(
         default="trace", validator=validators.in_(("trace", "own-success", "either"))
     )
-    """What hints are pieces of: the worked solution, the newest correct rollout of the same problem without hints, or
-    that where there is one and the worked solution otherwise."""
+    """What hints are pieces of: the worked solution, or (own-success) the problem's newest correct rollout without hints.
+    either takes such a rollout where there is one."""
     refills: int = field(default=0, validator=validators.ge(0))
-    """How often groups that are correct throughout are replaced by groups of further problems (DAPO, arXiv 2503.14476);
-    what is left of them then stays."""
+    """How often groups that are correct throughout are replaced by groups of further problems (DAPO, arXiv 2503.14476).
+    What is left of them then stays."""
     measure: tuple[Measure, ...] = field(
         default=(), converter=tuple, validator=validators.deep_iterable(validators.in_(("gradient", "hint-kl")))
     )
@@ -411,7 +411,9 @@ class IGPO:
         """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""
         copies = max((int(view.row.bincount().max()) for view in views if len(view.row)), default=1)
         limit = max(1, self.score_rows // copies)
-        size = max(limit // self.group * self.group, self.group if self.loss.whole_groups else min(limit, self.group))
+        size = max(
+            limit // self.group * self.group, self.group if needs_whole_groups(self.loss) else min(limit, self.group)
+        )
         needed = int(gather(torch.tensor([-(-rows // size)])).max())
         return [slice(min(rows, index * size), min(rows, (index + 1) * size)) for index in range(max(1, needed))]
 

@@ -26,7 +26,10 @@ KL = Literal["k1", "k2", "k3"]
 
 
 class PolicyLoss(Protocol):
-    """Plug-in kind `loss`: a frozen attrs class whose fields are its options."""
+    """Plug-in kind `loss`: a frozen attrs class whose fields are its options.
+
+    May also have `whole_groups = True` where it compares the rows of a group: then no group is cut into several parts.
+    """
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -36,11 +39,6 @@ class PolicyLoss(Protocol):
     @property
     def beta(self) -> float:
         """Weight of the KL term; at 0 no reference is scored."""
-        ...
-
-    @property
-    def whole_groups(self) -> bool:
-        """True where the loss compares the rows of a group: then no group is cut into several parts."""
         ...
 
     def __call__(
@@ -61,6 +59,10 @@ class PolicyLoss(Protocol):
         ...
 
 
+def needs_whole_groups(loss: PolicyLoss) -> bool:
+    return bool(getattr(loss, "whole_groups", False))
+
+
 @frozen(kw_only=True)
 class Clipped:
     """The options of losses with a clipped ratio of policy to old policy."""
@@ -77,7 +79,6 @@ class Clipped:
     """Factor on negative advantages; they sum to 0 with the positive ones only at 1."""
 
     levels: ClassVar[tuple[Level, ...]] = ("token",)
-    whole_groups: ClassVar[bool] = False
 
     def objective(
         self, logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, ref: Tensor | None
@@ -206,7 +207,6 @@ class RatioFree:
     """Factor on negative weights; they sum to 0 with the positive ones only at 1."""
 
     levels: ClassVar[tuple[Level, ...]] = ("token", "sequence")
-    whole_groups: ClassVar[bool] = False
 
     def penalised(
         self, gain: Tensor, logp: Tensor, old: Tensor, mask: Tensor, ref: Tensor | None, hint: Tensor, totals: Totals

@@ -17,7 +17,7 @@ from attrs import evolve
 from igpo_rl.chunkers import Chunker
 from igpo_rl.filters import EntropyFilter
 from igpo_rl.injections import Injection, Memory, Observer
-from igpo_rl.losses import PolicyLoss
+from igpo_rl.losses import PolicyLoss, needs_whole_groups
 from igpo_rl.records import Loss, Problem, Rollouts, Totals, View
 from igpo_rl.seeds import derive, uniforms
 from igpo_rl.views import LikelihoodEstimator, by_row, cut, same_plan
@@ -162,7 +162,7 @@ def check_loss(loss: PolicyLoss) -> None:
     )
     _require(bool((gradient[~mask] == 0).all()), "tokens outside the mask get gradient")
     _require(bool((gradient != 0).any()), "no token gets any gradient")
-    for step in (size,) if loss.whole_groups else (size, 1, 5):
+    for step in (size,) if needs_whole_groups(loss) else (size, 1, 5):
         parts = [run(slice(first, min(rows, first + step))) for first in range(0, rows, step)]
         total = torch.stack([part.value for part, _ in parts]).sum()
         _require(torch.allclose(total, whole.value, atol=1e-12), "the values of parts do not add up to the batch's")
