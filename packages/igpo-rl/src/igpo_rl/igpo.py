@@ -99,8 +99,8 @@ class IGPO:
     measure: tuple[Measure, ...] = field(
         default=(), converter=tuple, validator=validators.deep_iterable(validators.in_(("gradient", "hint-kl")))
     )
-    """Dear measurements: gradient (norms of the gradients of hints and of own tokens; two more backward passes), hint-kl
-    (how far hints move the policy; one more forward of two inputs a row)."""
+    """Dear measurements: gradient, hint-kl. Norms of the gradients of hints and of own tokens take two more backward passes,
+    how far hints move the policy takes one more forward of two inputs a row."""
     seed: int = 0
     """Seed of everything that is drawn for this run."""
 
