@@ -57,86 +57,59 @@ Decay = Literal["none", "linear", "cosine"]
 DECAY = validators.in_(("none", "linear", "cosine"))
 
 
-class Shares(Protocol):
-    """How large a share of the chunks a row is shown: drawn from a range that may shrink in the course of training."""
+@frozen(kw_only=True)
+class Shares:
+    """How large a share of the chunks is shown: drawn anew for every row, from a range that may shrink during training."""
 
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def decay(self) -> Decay: ...
-    @property
-    def final(self) -> float: ...
+    low: float = field(default=0.2, validator=SHARE)
+    """Least share of the chunks."""
+    high: float = field(default=0.6, validator=SHARE)
+    """Largest share of the chunks."""
+    decay: Decay = field(default="none", validator=DECAY)
+    """How both fall in the course of training."""
+    final: float = field(default=0.0, validator=SHARE)
+    """What is left of them at the last step, as a share of what they were."""
+
+    def __attrs_post_init__(self) -> None:
+        check_range(self.low, self.high)
+
+    def draw_count(self, chunks: int, progress: float, rng: Random) -> int:
+        """floor(eta * chunks) with eta ~ U[low, high] times what decay leaves of it; at least one unless eta = 0."""
+        left = {"none": 1.0, "linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2}[self.decay]
+        return hint_count(rng.uniform(self.low, self.high) * (self.final + (1.0 - self.final) * left), chunks)
 
 
 @frozen(kw_only=True)
-class UniformChunks:
+class UniformChunks(Shares):
     """A random share of the chunks, drawn anew for every row (IGPO, arXiv 2509.10396: eta ~ U[0.2, 0.6])."""
 
-    low: float = field(default=0.2, validator=SHARE)
-    """Least share of the chunks."""
-    high: float = field(default=0.6, validator=SHARE)
-    """Largest share of the chunks."""
-    decay: Decay = field(default="none", validator=DECAY)
-    """How both fall in the course of training."""
-    final: float = field(default=0.0, validator=SHARE)
-    """What is left of them at the last step, as a share of what they were."""
-
-    def __attrs_post_init__(self) -> None:
-        check_range(self)
-
     def __call__(
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
     ) -> Tensor | None:
-        """floor(eta * K) chunks a row, at least one unless eta = 0. None where there is nothing to show."""
-        return show_each(chunks, rows, lambda row: rng.sample(row, draw_count(self, len(row), progress, rng)))
+        """Any chunks of the row's share. None where there is nothing to show."""
+        return show_each(chunks, rows, lambda row: rng.sample(row, self.draw_count(len(row), progress, rng)))
 
 
 @frozen(kw_only=True)
-class Prefix:
+class Prefix(Shares):
     """The beginning of the solution, up to a share that is drawn anew for every row."""
 
-    low: float = field(default=0.2, validator=SHARE)
-    """Least share of the chunks."""
-    high: float = field(default=0.6, validator=SHARE)
-    """Largest share of the chunks."""
-    decay: Decay = field(default="none", validator=DECAY)
-    """How both fall in the course of training."""
-    final: float = field(default=0.0, validator=SHARE)
-    """What is left of them at the last step, as a share of what they were."""
-
-    def __attrs_post_init__(self) -> None:
-        check_range(self)
-
     def __call__(
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
     ) -> Tensor | None:
-        """The first floor(eta * K) chunks of each row, at least one unless eta = 0. None where there is nothing to show."""
-        return show_each(chunks, rows, lambda row: row[: draw_count(self, len(row), progress, rng)])
+        """The first chunks of each row. None where there is nothing to show."""
+        return show_each(chunks, rows, lambda row: row[: self.draw_count(len(row), progress, rng)])
 
 
 @frozen(kw_only=True)
-class Suffix:
+class Suffix(Shares):
     """The end of the solution before the answer, from a share on that is drawn anew for every row."""
-
-    low: float = field(default=0.2, validator=SHARE)
-    """Least share of the chunks."""
-    high: float = field(default=0.6, validator=SHARE)
-    """Largest share of the chunks."""
-    decay: Decay = field(default="none", validator=DECAY)
-    """How both fall in the course of training."""
-    final: float = field(default=0.0, validator=SHARE)
-    """What is left of them at the last step, as a share of what they were."""
-
-    def __attrs_post_init__(self) -> None:
-        check_range(self)
 
     def __call__(
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
     ) -> Tensor | None:
-        """The last floor(eta * K) chunks of each row, at least one unless eta = 0. None where there is nothing to show."""
-        return show_each(chunks, rows, lambda row: row[len(row) - draw_count(self, len(row), progress, rng) :])
+        """The last chunks of each row. None where there is nothing to show."""
+        return show_each(chunks, rows, lambda row: row[len(row) - self.draw_count(len(row), progress, rng) :])
 
 
 @frozen(kw_only=True)
@@ -152,7 +125,7 @@ class RevealLast:
     """Largest eta."""
 
     def __attrs_post_init__(self) -> None:
-        check_range(self)
+        check_range(self.low, self.high)
 
     def __call__(
         self, problem: Problem, chunks: Sequence[Span], rows: int, progress: float, rng: Random, memory: Memory
@@ -196,9 +169,9 @@ class NoInjection:
         return None
 
 
-def check_range(options: UniformChunks | Prefix | Suffix | RevealLast) -> None:
-    if options.low > options.high:
-        raise ValueError(f"low = {options.low} is above high = {options.high}; the share is drawn between them")
+def check_range(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"low = {low} is above high = {high}; the share is drawn between them")
 
 
 def show_each(chunks: Sequence[Span], rows: int, choose: Callable[[Sequence[int]], Iterable[int]]) -> Tensor | None:
@@ -209,12 +182,6 @@ def show_each(chunks: Sequence[Span], rows: int, choose: Callable[[Sequence[int]
     for row in shown:
         row[list(choose(range(len(chunks))))] = True
     return shown
-
-
-def draw_count(options: Shares, chunks: int, progress: float, rng: Random) -> int:
-    """How many chunks a row is shown: eta ~ U[low, high], times what decay leaves of it at this time of training."""
-    left = {"none": 1.0, "linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2}[options.decay]
-    return hint_count(rng.uniform(options.low, options.high) * (options.final + (1.0 - options.final) * left), chunks)
 
 
 def hint_count(eta: float, chunks: int) -> int:
