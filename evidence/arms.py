@@ -14,6 +14,7 @@ MORE_SFT = (
     *("--sft.optimizer.lr", "1e-3", "--sft.optimizer.warmup", "4", "--steps", "0"),
 )
 RL = ("--sft.steps", "0")
+FINE = ("--chunker.low", "1", "--chunker.high", "3")
 
 
 @frozen
@@ -72,6 +73,15 @@ STUDIES = {
         {"igpo": IGPO}
         | {f"eta-{eta}": hinted(f"a share of {eta}", *share(eta, eta)) for eta in (0.2, 0.4, 0.6, 0.8, 1.0)},
         against="igpo",
+        seeds=FRESH,
+    ),
+    "eta-fine": Study(
+        "The same with chunks of one to three tokens, of which the 13 hintable tokens of a list problem make about seven.",
+        {"fine": hinted("a share from .2 to .6", *FINE)}
+        | {
+            f"fine-eta-{eta}": hinted(f"a share of {eta}", *FINE, *share(eta, eta)) for eta in (0.2, 0.4, 0.6, 0.8, 1.0)
+        },
+        against="fine",
         seeds=FRESH,
     ),
     "tau": Study(
