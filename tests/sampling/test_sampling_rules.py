@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -220,7 +221,7 @@ def test_klass(data):
             for column, share in shares.items():
                 past = [*seen.get(column, []), share]
                 seen[column] = past
-                moves = [float((new * (new / old).log()).sum()) for old, new in zip(past, past[1:], strict=False)]
+                moves = [float((new * (new / old).log()).sum()) for old, new in pairwise(past)]
                 if sure[column] >= threshold and len(moves) >= history and max(moves[-history:]) <= 0.01:
                     ready.append(column)
             return ready or surest(sure)[:1]

@@ -26,7 +26,7 @@ class KeyValues:
     def put(self, layer: int, columns: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep k and v (B, kv heads, W, head width) at canvas columns (B, W) -> the layer's whole pair (B, kv heads, T, width).
 
-        Columns that were never put hold zeros.
+        Columns that were never put for a row hold something finite that it must not attend to.
         """
         B, T = self.shape
         if layer not in self._pairs:

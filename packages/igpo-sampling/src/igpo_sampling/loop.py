@@ -203,7 +203,7 @@ class _Reader:
     ) -> tuple[Tensor, Tensor, Tensor]:
         how, scale = self.decoding, self.decoding.temperature or 1.0
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        drift = _kl(logits, before).where(known, torch.inf) if self.past else u
+        drift = _kl(logits, before).float().where(known, torch.inf) if self.past else u
         if how.eos_after:  # as though the model did not know it
             logits[:, self.eos_id] = logits[:, self.eos_id].masked_fill(early, -torch.inf)
         mask = logits[:, self.mask_id].clone()

@@ -49,15 +49,15 @@ class TableDenoiser(nn.Module):
     ) -> Tensor | Result:
         T = tokens.shape[1]
         place = torch.arange(T, 0, -1, device=tokens.device)
-        keys = (tokens + 1) * attention * (31 * place * place + 17)
+        keys = (tokens + 1) * (31 * place * place + 17)
         if window is not None:
             computed = keys.gather(1, window.columns)[:, None, :, None]
             keys = window.store.put(0, window.columns, computed, computed)[0][:, 0, :, 0]
         if (block := trait(self, "block", None)) is None:
-            context = keys.sum(1, keepdim=True)
+            context = (keys * attention).sum(1, keepdim=True)
         else:
             number = (T - place - attention.int().argmax(1, keepdim=True)) // block
-            context = (keys[:, None, :] * (number[:, None, :] <= number[:, :, None])).sum(2)
+            context = ((keys * attention)[:, None, :] * (number[:, None, :] <= number[:, :, None])).sum(2)
         state = (context + 7919 * place) % len(self.table)
         if window is not None:
             state, where = state.gather(1, window.columns), window.locate(where, T)
