@@ -22,7 +22,7 @@ class Decoding:
     top_k: int | None = field(default=None, validator=AT_LEAST_ONE)
     """Sample from the so many most probable tokens; none is off."""
     guidance: float = field(default=0.0, validator=validators.ge(0.0))
-    """Classifier-free guidance: by how much logits move on, away from those without the prompt; 0 is off and costs nothing."""
+    """Classifier-free guidance: by how much logits move on, away from those without prompt and hints; 0 is off."""
     stop_at_eos: bool = False
     """Fill a row with EOS once a whole block is EOS and no hint follows."""
     eos_after: int = field(default=0, validator=validators.ge(0))

@@ -39,7 +39,7 @@ class Sample:
     confidence: Tensor
     """(B, L) float32: the confidence with which it was committed, 1 where given."""
     forwards: Tensor
-    """(B,) long: model forwards spent on the row; with guidance each is of the row with and without its prompt."""
+    """(B,) long: model forwards spent on the row; with guidance each is of the row with and without what is given."""
     columns: Tensor
     """(B,) long: canvas columns that these forwards computed; a cache makes them fewer."""
 
@@ -97,7 +97,7 @@ def denoise(
         cells = rows[row], column
         inputs = tokens[rows], canvas.attention[rows], row * T + P + column
         if ways == 2:
-            inputs = _with_and_without_prompt(*inputs, P, mask_id)
+            inputs = _with_and_without_given(*inputs, canvas.given[rows], mask_id)
         read = reader(cells, step[row], seeds[rows[row]])
         proposed, sure, drift = denoiser(*inputs, read) if window is None else denoiser(*inputs, read, window)
         ranking = torch.full((len(rows), L), -torch.inf, device=device)
@@ -150,12 +150,11 @@ def denoise(
     return Sample(completion.clone(), order, certainty, forwards, columns)
 
 
-def _with_and_without_prompt(
-    tokens: Tensor, attention: Tensor, where: Tensor, prompt: int, mask_id: int
+def _with_and_without_given(
+    tokens: Tensor, attention: Tensor, where: Tensor, given: Tensor, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows, and behind them the same rows with masks for the prompt's tokens: twice as many of everything."""
-    without = tokens.clone()
-    without[:, :prompt] = mask_id
+    """The rows, and behind them the same rows with masks for prompt and hints, as in the published code of LLaDA."""
+    without = tokens.masked_fill(given, mask_id)
     return torch.cat([tokens, without]), attention.repeat(2, 1), torch.cat([where, where + tokens.numel()])
 
 
@@ -192,7 +191,7 @@ class _Reader:
         return read
 
     def logits(self, head: Head, states: Tensor) -> Tensor:
-        """states (n, ways, d) -> (n, V), with guidance as in LLaDA: from without the prompt to with it, and beyond."""
+        """states (n, ways, d) -> (n, V), with guidance as in LLaDA: from without what is given to with it, and beyond."""
         if not self.decoding.guidance:
             return head(states[:, 0])
         given, free = (head(states[:, way]) for way in (0, 1))
