@@ -38,6 +38,7 @@ class Denoiser(Protocol):
 
         The logits are those of the token AT each index. With `read`, returns `read(head, hidden)` run inside this one
         forward: hidden (N, d) at the indices, head maps (n, d) -> (n, V); so large vocabularies can be read in chunks.
+        Logits are fresh memory: they are worked on in place.
         With `window`, only its columns are computed, `where` lies inside them, and each layer puts its keys and values
         into the window's store and attends to all that is there. Passed to a denoiser with `caches` only.
         """
