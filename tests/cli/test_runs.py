@@ -1,11 +1,13 @@
 """Run directories: names are free ones, and nothing is overwritten."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from igpo_cli.errors import UsageError
-from igpo_cli.runs import claim, environment, last_step
+from igpo_cli.runs import claim, environment, holding, is_running, last_step
 
 
 def test_an_unnamed_run_takes_the_next_free_number(tmp_path):
@@ -39,3 +41,25 @@ def test_environment_names_versions_and_no_places(tmp_path):
     told = environment("cpu")
     assert told["packages"]["igpo-rl"] != "not installed"
     assert str(tmp_path.home()) not in json.dumps(told)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    assert not is_running(tmp_path)
+    with holding(tmp_path):
+        assert is_running(tmp_path)
+        with pytest.raises(UsageError, match="is being trained by another process"), holding(tmp_path):
+            pass
+    assert not is_running(tmp_path)
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    code = "import sys; from pathlib import Path; from igpo_cli.runs import holding\n"
+    code += "with holding(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    assert is_running(tmp_path)
+    process.kill()
+    process.communicate()
+    assert not is_running(tmp_path)

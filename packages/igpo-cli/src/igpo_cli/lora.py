@@ -6,6 +6,7 @@ Names like "q_proj" would hit four of LLaDA's seven linear layers and say nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -42,6 +43,12 @@ def adapt(loaded: Loaded, options: LoRA, seed: int) -> tuple[Module, int]:
         if found != wanted:
             raise ValueError(f"LoRA found {found} of {wanted} layers; the model's paths have changed")
     return network, sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+
+
+def save_adapters(network: Any, folder: Path) -> None:
+    """The adapters alone, as peft writes them."""
+    network.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base model
+    (folder / "README.md").unlink(missing_ok=True)  # peft's form to be filled in
 
 
 def merge(network: Any) -> Module:

@@ -8,9 +8,18 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from igpo_cli.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 
 
 def last_step(folder: Path) -> int | None:
@@ -43,6 +52,32 @@ def claim(parent: Path, name: str, *, explicit: bool) -> Path:
             number += 1
         else:
             return folder
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Mark a run as running. The lock goes with the process, however that ends; UsageError if another one has it."""
+    with (folder / LOCK).open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{folder} is being trained by another process. Wait for its end, or choose --name."
+                ) from None
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine trains in the folder now; False where the system has no such locks."""
+    if fcntl is None or not (folder / LOCK).is_file():
+        return False
+    with (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def environment(device: str) -> dict[str, object]:

@@ -26,7 +26,7 @@ from igpo_cli.assemble import (
 )
 from igpo_cli.errors import UsageError
 from igpo_cli.evaluate import evaluate
-from igpo_cli.lora import adapt, merge, without_adapters
+from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
 from igpo_cli.screen import Screen
@@ -163,6 +163,8 @@ class Training:
             log_with=list(config.run.trackers) or None,
             project_dir=folder,
         )
+        if accelerator.is_main_process:
+            stack.enter_context(runs.holding(folder))
         accelerator.init_trackers("trackers")
         stack.callback(accelerator.end_training)
         screen = stack.enter_context(Screen(sft.steps + config.run.steps))
@@ -219,7 +221,7 @@ class Training:
             seed=self.config.run.seed,
             resume=self.saved,
         )
-        self._end(policy)
+        self._end(policy, "sft")
 
     def igpo(self) -> None:
         """IGPO, or plain GRPO where the injection is none."""
@@ -250,7 +252,7 @@ class Training:
             resume=self.saved,
             retrace=self._retrace,
         )
-        self._end(policy)
+        self._end(policy, "igpo")
 
     def _retrace(self, problem: Problem, completion: Tensor) -> Problem | None:
         """A correct completion as a trace for later hints."""
@@ -282,11 +284,12 @@ class Training:
         policy: Module = self.accelerator.prepare_model(network)
         return policy
 
-    def _end(self, policy: Module) -> None:
-        """What was trained becomes the model: adapters are merged into its weights."""
-        self.loaded = evolve(
-            self.loaded, denoiser=merge(self.accelerator.unwrap_model(policy, keep_fp32_wrapper=False))
-        )
+    def _end(self, policy: Module, phase: str) -> None:
+        """What was trained becomes the model: adapters are saved alone, and merged into its weights."""
+        network = self.accelerator.unwrap_model(policy, keep_fp32_wrapper=False)
+        if self.config.section("lora").rank and self.accelerator.is_main_process:
+            save_adapters(network, self.folder / "adapters" / phase)
+        self.loaded = evolve(self.loaded, denoiser=merge(network))
 
     def _routine(
         self,
