@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV
 TORCH := $(if $(UV_FIND_LINKS),torch==2.13.0)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo evidence test test-all lint bench dist constraints clean
+.PHONY: setup demo evidence evidence-gpu test test-all lint bench dist constraints clean
 
 setup: .venv/ready
 
@@ -39,6 +39,10 @@ demo: setup
 # evidence/results, so a call that was cut off goes on and a table can be made again from what was measured.
 evidence: setup
 	$(BIN)/python -m evidence --studies $(or $(STUDIES),all) $(if $(ARMS),--arms $(ARMS)) $(if $(SEEDS),--seeds $(SEEDS)) --results evidence/results --page docs/evidence.md
+
+# The word problems of evidence/words.toml on one GPU; refuses where there is none.
+evidence-gpu: setup
+	$(BIN)/python -m evidence --studies words --jobs 1 $(if $(SEEDS),--seeds $(SEEDS)) --results evidence/results --page docs/evidence.md
 
 # Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
 test test-all: export OMP_NUM_THREADS ?= 1

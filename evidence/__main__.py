@@ -19,7 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from evidence.arms import ARMS, STUDIES, Study
+import torch
+
+from evidence.arms import ARMS, STUDIES, STUDY_OF, Study
+from evidence.tokens import learned_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 10  # steps over which stuck shares are averaged, at either end of a run
@@ -99,19 +102,28 @@ class Plan:
         return self.result(arm, seed).exists()
 
     def start(self, arms: Sequence[str], seed: int) -> None:
-        """Make the seed's SFT checkpoint, where an arm still needs it."""
-        if not (self.run("sft", seed) / "model").exists() and not all(self.done(arm, seed) for arm in arms):
-            self.train("sft", seed)
+        """Make the seed's SFT checkpoints, where an arm still needs them."""
+        needed = dict.fromkeys(STUDY_OF[arm].start for arm in arms if not self.done(arm, seed))
+        for first in needed:
+            if not (self.run(first, seed) / "model").exists():
+                self.train(first, seed)
+
+    def source(self, study: Study) -> list[str]:
+        """The flags that all arms of a study share."""
+        if study.file is None:
+            return ["--preset", self.preset]
+        return [str(study.file), "--model.tokenizer", str(learned_tokenizer(self.folder / "tokenizer", study.file))]
 
     def train(self, arm: str, seed: int) -> None:
         """Run one arm of one seed and keep its result."""
         run = self.run(arm, seed)
         if run.exists():  # a run that was cut off: move it aside, never overwrite
             run.rename(run.with_name(f"{run.name}.cut-{int(time.time())}"))
-        flags = ["--preset", self.preset, "--seed", str(seed), "--folder", str(run.parent), "--name", run.name]
+        study = STUDY_OF[arm]
+        flags = [*self.source(study), "--seed", str(seed), "--folder", str(run.parent), "--name", run.name]
         flags += [*self.overrides, *ARMS[arm].flags]
         if ARMS[arm].from_sft:
-            flags += ["--model.path", str(self.run("sft", seed) / "model")]
+            flags += ["--model.path", str(self.run(study.start, seed) / "model")]
         if self.steps is not None and "--steps" not in flags:
             flags += ["--steps", str(self.steps)]
         cost = igpo(self.folder / "logs" / f"{run.name}.txt", "train", *flags)
@@ -203,9 +215,17 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write an HTML report of the first seed's RL arms here")
     parser.add_argument("--page", type=Path, help="write the tables into this page")
     options, overrides = parser.parse_known_args()
-    names = list(STUDIES) if options.studies == "all" else options.studies.split(",")
+    names = options.studies.split(",")
+    if names == ["all"]:
+        names = [name for name, study in STUDIES.items() if not study.gpu]
     if unknown := set(names) - set(STUDIES):
         parser.error(f"no study named {', '.join(sorted(unknown))}. Studies: {', '.join(STUDIES)}")
+    large = [name for name in names if STUDIES[name].gpu]
+    if large and "--device" not in overrides and not torch.cuda.is_available():
+        parser.error(
+            f"{', '.join(large)} would take days without a GPU, and torch sees none here. "
+            "To try it out, name --device cpu and smaller sizes, such as --model.width 32 --sft.steps 2 --steps 2."
+        )
     wanted = options.arms.split(",") if options.arms else [arm for name in names for arm in STUDIES[name].arms]
     if unknown := set(wanted) - {arm for name in names for arm in STUDIES[name].arms}:
         parser.error(f"no arm named {', '.join(sorted(unknown))} in {', '.join(names)}")

@@ -6,12 +6,20 @@ arm that it is measured against, and seeds that nothing was tuned on.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attrs import field, frozen
+
+WORDS = Path(__file__).parent / "words.toml"
 
 FEW = ("--task.train_problems", "32")
 MORE_SFT = (
     *("--sft.split", "train", "--sft.steps", "60", "--sft.optimizer.name", "adamw"),
     *("--sft.optimizer.lr", "1e-3", "--sft.optimizer.warmup", "4", "--steps", "0"),
+)
+WORDS_MORE_SFT = (
+    *("--sft.task.seed", "0", "--sft.task.train_problems", "480", "--sft.steps", "60"),
+    *("--sft.optimizer.name", "adamw", "--sft.optimizer.lr", "1e-4", "--sft.optimizer.warmup", "4", "--steps", "0"),
 )
 RL = ("--sft.steps", "0")
 FINE = ("--chunker.low", "1", "--chunker.high", "3")
@@ -36,11 +44,18 @@ class Study:
     against: str
     """The arm whose result on the same seed is subtracted."""
     seeds: tuple[int, ...]
+    file: Path | None = None
+    """Configuration of all arms; None: the preset."""
+    start: str = "sft"
+    """The arm that makes the checkpoint from which all others start."""
+    gpu: bool = False
+    """Too much for a CPU; not among `all`."""
 
 
 SFT = Arm("the starting point: masked-diffusion SFT only", ("--steps", "0"), from_sft=False)
 IGPO = Arm("IGPO: hints from the trace, the answer hidden", RL)
 GRPO = Arm("GRPO: no hints", (*RL, "--injection", "none"))
+RESAMPLE = Arm("equal budget: a second rollout of stuck groups, without hints", (*RL, "--injection", "resample"))
 FRESH = (11, 12, 13)
 
 
@@ -60,9 +75,7 @@ STUDIES = {
             "sft": SFT,
             "sft-more": Arm("plain SFT continued on the traces that IGPO takes its hints from", MORE_SFT),
             "grpo": GRPO,
-            "resample": hinted(
-                "equal budget: a second rollout of stuck groups, without hints", "--injection", "resample"
-            ),
+            "resample": RESAMPLE,
             "igpo": IGPO,
         },
         against="grpo",
@@ -138,5 +151,22 @@ STUDIES = {
         against="few-sft-more",
         seeds=FRESH,
     ),
+    "words": Study(
+        "Does hinting help a model of 88 M parameters with word problems in natural language?",
+        {
+            "words-sft": SFT,
+            "words-sft-more": Arm("plain SFT continued on the traces that IGPO takes its hints from", WORDS_MORE_SFT),
+            "words-grpo": GRPO,
+            "words-resample": RESAMPLE,
+            "words-igpo": IGPO,
+        },
+        against="words-grpo",
+        seeds=FRESH,
+        file=WORDS,
+        start="words-sft",
+        gpu=True,
+    ),
 }
 ARMS = {name: arm for study in STUDIES.values() for name, arm in study.arms.items()}
+STUDY_OF = {name: study for study in reversed(STUDIES.values()) for name in study.arms}
+"""The first study that an arm belongs to."""

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sampling_models import mixing
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from igpo_sampling import Tiny
+from igpo_sampling import LLaDA, Tiny
 from igpo_sampling.models import tokenizers
 from igpo_sampling.testing import check_denoiser
 
@@ -75,3 +77,20 @@ def test_bytes_round_trip_any_text(text):
 def test_bytes_need_259_tokens():
     assert len(tokenizers.utf8()) == 259
     assert tokenizers.utf8().mask_token_id == 256
+
+
+def test_reads_text_with_a_tokenizer_of_ones_own(tmp_path):
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(["the theme"] * 9, trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="the").save_pretrained(tmp_path / "tokenizer")
+    made = Tiny(tokenizer=str(tmp_path / "tokenizer"))(vocabulary=WORDS)
+    made.save(tmp_path / "model")
+    for loaded in (made, LLaDA(path=str(tmp_path / "model"))()):
+        assert loaded.tokenizer.decode(loaded.tokenizer("the theme").input_ids) == "the theme"
+        assert loaded.denoiser.get_input_embeddings().num_embeddings == len(loaded.tokenizer)
+        assert loaded.eos_id == loaded.tokenizer.convert_tokens_to_ids("the")  # its own; mask and padding are added
+        assert loaded.mask_id == core.get_vocab_size() < loaded.pad_id
+    with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
+        Tiny(tokenizer=str(tmp_path))()

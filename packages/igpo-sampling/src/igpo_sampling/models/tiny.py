@@ -37,6 +37,8 @@ class Tiny:
     """Standard deviation of all other matrices at the start."""
     rope_theta: float = field(default=12.0, validator=validators.gt(1.0))
     """Base of the rotary positions; small, so that neighbours on a short canvas can be told apart."""
+    tokenizer: str | None = None
+    """Directory of a tokenizer to read text with; none: a token for each word of the task, or for each byte."""
     path: str | None = None
     """Load this directory instead of making a new model."""
     compile: bool = False
@@ -54,7 +56,7 @@ class Tiny:
         vocabulary: Sequence[str] | None = None,
         seed: int = 0,
     ) -> Loaded:
-        """A model for `vocabulary` (None: bytes); its weights depend on the seed and on nothing else."""
+        """A model for its tokenizer, or else `vocabulary` (None: bytes); its weights depend on the seed and nothing else."""
         from igpo_sampling.models.llada import LLaDA
 
         if self.path is not None:
@@ -64,7 +66,10 @@ class Tiny:
         from igpo_sampling.models import checkpoints, tokenizers
         from igpo_sampling.models.llada_network import LLaDAConfig, LLaDAForDiffusion
 
-        tokenizer = tokenizers.utf8() if vocabulary is None else tokenizers.words(vocabulary)
+        if self.tokenizer is not None:
+            tokenizer = tokenizers.saved(self.tokenizer)
+        else:
+            tokenizer = tokenizers.utf8() if vocabulary is None else tokenizers.words(vocabulary)
         config = LLaDAConfig(
             d_model=self.width,
             n_layers=self.layers,

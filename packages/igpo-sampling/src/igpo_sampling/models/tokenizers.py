@@ -1,4 +1,4 @@
-"""Tokenizers that need no download: one token a word of a closed list, or one a byte.
+"""Tokenizers of models made from nothing: one token a word of a closed list, one a byte, or a saved tokenizer's own.
 
 Special tokens come last: mask, end of sequence, padding.
 """
@@ -6,6 +6,7 @@ Special tokens come last: mask, end of sequence, padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -34,6 +35,15 @@ def utf8() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     return _finished(core)
+
+
+def saved(folder: str) -> Any:
+    """A directory's tokenizer with the special tokens that it lacks added at the end; ValueError where it holds none."""
+    from igpo_sampling.models.checkpoints import read_tokenizer
+
+    tokenizer = read_tokenizer(Path(folder))
+    tokenizer.add_special_tokens({kind: text for kind, text in SPECIAL.items() if getattr(tokenizer, kind) is None})
+    return tokenizer
 
 
 def _finished(core: Tokenizer) -> Any:
