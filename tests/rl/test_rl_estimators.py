@@ -267,6 +267,39 @@ def test_gauss_points_integrate_polynomials():
         assert (weights * points ** (2 * count)).sum().item() != pytest.approx(1 / (2 * count + 1), abs=1e-13)
 
 
+# Random mask ----------------------------------------------------------------------------------------------------------
+
+
+def chance_of(size: int, n: int, low: float, high: float, *, least: int) -> float:
+    """That exactly a given set of cells is masked, t ~ U[low, high]; a row of which none would be has one of its n."""
+    points, weights = (one.tolist() for one in gauss_points(4))
+    ts = [low + (high - low) * point for point in points]
+    chance = sum(w * t**size * (1 - t) ** (n - size) for w, t in zip(weights, ts, strict=True))
+    empty = sum(w * (1 - t) ** n for w, t in zip(weights, ts, strict=True))
+    return chance + (empty / n if size == least == 1 else 0.0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 1.0), (0.3, 0.3)])
+def test_random_masks_follow_their_law_and_scores_have_the_enumerated_mean(low, high):
+    word, draws, denoiser = WORDS[0], 4000, model()
+    n, estimator = len(word), RandomMask(low=low, high=high)
+    rollouts, marginals = rows_of(*[word] * draws), table(denoiser, word)
+    masks = masks_of(view_of(estimator, rollouts))
+    scores = estimates(estimator, rollouts, denoiser)
+    law = {cells: chance_of(len(cells), n, low, high, least=1) for cells in marginals if cells}
+    assert sum(law.values()) == pytest.approx(1.0, abs=1e-12)
+    for cells, chance in law.items():
+        assert likely(masks.count(cells), draws, chance)
+        row = masks.index(cells)
+        expected = [marginals[cells][cell] if cell in cells else 0.0 for cell in range(n)]
+        assert scores[row].tolist() == pytest.approx(expected, abs=1e-9)
+    for cell in range(n):
+        mean = sum(chance * marginals[cells][cell] for cells, chance in law.items() if cell in cells)
+        assert abs(scores[:, cell].mean().item() - mean) < 5 * scores[:, cell].std().item() / draws**0.5
+    faulty = chance_of(1, n, low, high, least=0)  # rows without a mask, which teach nothing, left as they are
+    assert not likely(sum(len(cells) == 1 for cells in masks), draws, n * faulty)
+
+
 # Coupled --------------------------------------------------------------------------------------------------------------
 
 
