@@ -22,7 +22,7 @@ else:
 
 @frozen(kw_only=True)
 class RandomMask:
-    """Part of the completion masked, one draw a row and inner update (UniGRPO, arXiv 2505.15809, section 4).
+    """Part of the completion masked, one draw a row and inner update (UniGRPO, arXiv 2505.15809).
 
     Log-probs of the masked tokens given the others: a loss that averages over a row's tokens sees the model's
     reconstruction at that noise level. Neither log pi(o) nor, without 1 / t, a bound of it.

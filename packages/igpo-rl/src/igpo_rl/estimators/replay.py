@@ -21,7 +21,7 @@ else:
 
 @frozen(kw_only=True)
 class Trajectory:
-    """The order in which the sampler wrote the row, some steps at a time (TraceRL, arXiv 2509.06949, section 4).
+    """The order in which the sampler wrote the row, some steps at a time (TraceRL, arXiv 2509.06949).
 
     At steps = 1 these are the conditionals that the row was drawn from, so their sum is the log-prob of its tokens given
     the order; with more steps, tokens of one group do not see each other. One forward a group. A hint is
