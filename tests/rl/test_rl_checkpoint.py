@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from igpo_rl import checkpoint
-from igpo_rl.checkpoint import MARKER, STATE, Checkpoints
+from igpo_rl.checkpoint import MARKER, STATE, Checkpoints, aside, fault
 
 
 def state(step: int) -> dict:
@@ -88,7 +91,7 @@ def test_a_killed_writer_leaves_the_checkpoints_before_it(tmp_path, monkeypatch,
         raise KeyboardInterrupt
 
     if moment == "state":
-        monkeypatch.setattr(checkpoint, "_flush", killed)
+        monkeypatch.setattr(checkpoint, "flush", killed)
     elif moment == "marker":
         monkeypatch.setattr(checkpoint, "_digest", killed)
     else:
@@ -121,3 +124,109 @@ def test_saving_a_repeated_step_replaces_it(tmp_path):
 def test_unknown_phases_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no phase named 'dpo'; this run has sft, igpo"):
         Checkpoints(folder=tmp_path).save("dpo", 1, {})
+
+
+# The best one ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    checkpoints = Checkpoints(folder=tmp_path, keep=2, best="score")
+    for step, score in enumerate([0.1, 0.9, 0.3, None, 0.2], 1):
+        checkpoints.save("igpo", step, state(step), {} if score is None else {"score": score, "other": -score})
+    assert names(tmp_path) == ["igpo-2", "igpo-4", "igpo-5"]
+    assert checkpoints.best_of("igpo").step == 2
+    assert checkpoints.best_of("igpo").metrics == {"score": 0.9, "other": -0.9}
+    checkpoints.save("igpo", 6, state(6), {"score": 0.9})  # of equal ones the newest
+    assert names(tmp_path) == ["igpo-5", "igpo-6"]
+    assert checkpoints.best_of("sft") is None
+    assert Checkpoints(folder=tmp_path).best_of("igpo") is None
+
+
+def test_each_phase_has_a_best_one_of_its_own(tmp_path):
+    checkpoints = Checkpoints(folder=tmp_path, keep=1, best="score")
+    for phase, step, score in [("sft", 1, 0.9), ("sft", 2, 0.1), ("igpo", 1, 0.5), ("igpo", 2, 0.4), ("igpo", 3, 0.3)]:
+        checkpoints.save(phase, step, state(step), {"score": score})
+    assert names(tmp_path) == ["igpo-1", "igpo-3", "sft-1", "sft-2"]
+
+
+def test_checkpoints_of_steps_that_are_repeated_do_not_crowd_out_new_ones(tmp_path):
+    """The newest was damaged and the run goes on from the one before it: with keep = 1 the damaged one must not stay."""
+    checkpoints = Checkpoints(folder=tmp_path, keep=1)
+    checkpoints.save("sft", 8, state(8))
+    checkpoints.save("igpo", 1, state(1))
+    damage(tmp_path / "igpo-1" / STATE)
+    assert checkpoints.latest(say=lambda text: None).path.name == "sft-8"
+    checkpoints.save("sft", 9, state(9))
+    assert names(tmp_path) == ["sft-9"]
+
+
+# Damage and full disks ------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([STATE, MARKER]), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_any_changed_byte_is_detected_or_harmless(tmp_path, name, where, flip):
+    folder = Checkpoints(folder=tmp_path).save("igpo", 2, state(2), {"score": 0.5}).path
+    content = bytearray((folder / name).read_bytes())
+    content[int(where * len(content))] ^= flip
+    (folder / name).write_bytes(bytes(content))
+    latest = Checkpoints(folder=tmp_path).latest(say=lambda text: None)
+    if name == STATE:
+        assert latest is None
+    elif latest is not None:  # a number or a name that resuming does not read
+        assert (latest.phase, latest.step) == ("igpo", 2)
+        assert torch.equal(latest.load()["weights"]["w"], state(2)["weights"]["w"])
+
+
+class Room:
+    """No file may grow beyond so many bytes, as on a disk that is full."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __enter__(self) -> None:
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path):
+    checkpoints = Checkpoints(folder=tmp_path, keep=1)
+    checkpoints.save("igpo", 1, state(1))
+    with Room(50_000), pytest.raises(OSError, match="File too large"):
+        checkpoints.save("igpo", 2, {"weights": torch.zeros(100_000)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["igpo-1"]  # no half-written file takes up the disk
+    assert checkpoints.latest().step == 1
+    checkpoints.save("igpo", 2, state(2))
+    assert names(tmp_path) == ["igpo-2"]
+
+
+def test_what_killed_processes_left_is_swept_away(tmp_path):
+    for left in (".igpo-1.writing", ".igpo-0.discarded"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / STATE).write_bytes(b"half")
+    checkpoints = Checkpoints(folder=tmp_path)
+    assert checkpoints.latest() is None
+    checkpoints.save("igpo", 2, state(2))
+    assert names(tmp_path) == ["igpo-2"]
+
+
+def test_any_folder_can_be_written_aside(tmp_path):
+    final = tmp_path / "start"
+    for text in ("one", "two"):
+        with aside(final) as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / "file").write_text(text)
+            assert not final.exists() or (final / "inner" / "file").read_text() == "one"
+    assert names(tmp_path) == ["start"]
+    assert (final / "inner" / "file").read_text() == "two"
+    assert fault(final) is None
+    with pytest.raises(RuntimeError), aside(final):
+        raise RuntimeError
+    assert (final / "inner" / "file").read_text() == "two"
+    (final / "inner" / "file").write_text("twp")
+    assert "damaged" in fault(final)
+    (final / "inner" / "file").unlink()
+    assert "missing" in fault(final)

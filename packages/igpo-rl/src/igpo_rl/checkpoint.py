@@ -1,7 +1,7 @@
 """Checkpoints that are either whole or not there.
 
-A checkpoint is written aside, flushed to the disk, and only then renamed; its marker, written last, holds a digest of
-the state. So a killed process, a full disk or a flipped bit costs at most one checkpoint, never the run.
+A checkpoint is written aside, flushed to the disk, sealed by a marker with the digests of its files, and only then gets
+its name. So a killed process, a full disk or a flipped bit costs at most one checkpoint, never the run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,18 @@ STATE, MARKER = "state.pt", "complete.json"
 
 @frozen(eq=False)
 class Saved:
-    """A checkpoint on disk that was found whole."""
+    """A checkpoint on disk."""
 
     path: Path
     phase: str
     step: int
     """Steps that were finished when it was written."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured at its step, as far as `save` was told; empty where the marker cannot be read."""
+        metrics = _marker(self.path).get("metrics")
+        return metrics if isinstance(metrics, dict) else {}
 
     def load(self) -> dict[str, Any]:
         """The state, on the CPU; nothing but tensors and plain values is unpickled."""
@@ -49,56 +56,134 @@ class Checkpoints:
     """Where they lie."""
     keep: int = field(default=2, validator=validators.ge(1))
     """How many of each phase are kept, the newest ones."""
+    best: str | None = None
+    """Name of a metric: of each phase the checkpoint with its highest value is kept as well."""
     phases: tuple[str, ...] = ("sft", "igpo")
     """In the order in which they run: any checkpoint of a later phase is newer than all of an earlier one."""
 
-    def save(self, phase: str, step: int, state: Mapping[str, Any]) -> Saved:
-        """Write a checkpoint and then drop the oldest ones. One process calls this."""
+    def save(
+        self, phase: str, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> Saved:
+        """Write a checkpoint, then drop what is not to be kept. One process calls this.
+
+        Checkpoints of later steps go too: these are steps that the run repeats. OSError where the disk is full; then
+        everything is as it was before.
+        """
         if phase not in self.phases:
             raise ValueError(f"no phase named {phase!r}; this run has {', '.join(self.phases)}")
-        final = self.folder / f"{phase}-{step}"
-        aside = self.folder / f".{phase}-{step}.writing"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        torch.save(dict(state), aside / STATE)
-        _flush(aside / STATE)
-        (aside / MARKER).write_text(json.dumps({"phase": phase, "step": step, "digest": _digest(aside / STATE)}))
-        _flush(aside / MARKER)
-        _flush(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        _flush(self.folder)
-        for old in self._newest_first(phase)[self.keep :]:
-            shutil.rmtree(old.path)
-        return Saved(final, phase, step)
+        saved = Saved(self.folder / f"{phase}-{step}", phase, step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _sweep(self.folder)
+        with aside(saved.path, {"phase": phase, "step": step, "metrics": dict(metrics or {})}) as folder:
+            _write(dict(state), folder / STATE)
+        for other in self._surplus(saved):
+            _discard(other.path)
+        return saved
 
     def latest(self, phase: str | None = None, say: Callable[[str], None] = warnings.warn) -> Saved | None:
         """The newest whole checkpoint (of one phase); what is wrong with a newer one is said."""
-        for saved in self._newest_first(phase):
-            fault = _fault(saved)
-            if fault is None:
+        for saved in self.newest_first(phase):
+            found = fault(saved.path)
+            if found is None:
                 return saved
-            say(f"checkpoint {saved.path.name} is skipped: {fault}. The one before it is used.")
+            say(f"checkpoint {saved.path.name} is skipped: {found}. The one before it is used.")
         return None
 
-    def _newest_first(self, only: str | None) -> list[Saved]:
+    def newest_first(self, phase: str | None = None) -> list[Saved]:
+        """All checkpoints (of one phase), whole or not."""
         found = []
         for path in self.folder.glob("*-*"):
-            phase, _, step = path.name.rpartition("-")
-            if phase in self.phases and only in (None, phase) and step.isdecimal():
-                found.append(Saved(path, phase, int(step)))
-        return sorted(found, key=lambda saved: (self.phases.index(saved.phase), saved.step), reverse=True)
+            name, _, step = path.name.rpartition("-")
+            if name in self.phases and phase in (None, name) and step.isdecimal():
+                found.append(Saved(path, name, int(step)))
+        return sorted(found, key=self._age, reverse=True)
+
+    def best_of(self, phase: str) -> Saved | None:
+        """The checkpoint with the highest value of the metric `best`, of equal ones the newest."""
+        rated = [saved for saved in self.newest_first(phase) if self.best in saved.metrics]
+        return max(rated, key=lambda saved: saved.metrics[str(self.best)], default=None)
+
+    def _surplus(self, newest: Saved) -> list[Saved]:
+        every = self.newest_first()
+        later = [saved for saved in every if self._age(saved) > self._age(newest)]
+        old = [saved for saved in every if saved.phase == newest.phase and saved not in later][self.keep :]
+        best = self.best_of(newest.phase)
+        return later + [saved for saved in old if best is None or saved.path != best.path]
+
+    def _age(self, saved: Saved) -> tuple[int, int]:
+        return self.phases.index(saved.phase), saved.step
 
 
-def _fault(saved: Saved) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    if not (saved.path / MARKER).is_file() or not (saved.path / STATE).is_file():
-        return f"{MARKER} or {STATE} is missing"
+# Folders that are whole or not there ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def aside(final: Path, note: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """A new folder to write into, which becomes `final` once it is whole, in the place of one that is there.
+
+    `note` is kept in its marker. Where the body fails nothing is left of it.
+    """
+    draft = final.with_name(f".{final.name}.writing")
+    shutil.rmtree(draft, ignore_errors=True)
     try:
-        digest = json.loads((saved.path / MARKER).read_text())["digest"]
-    except (ValueError, KeyError, TypeError):
+        draft.mkdir(parents=True)
+        yield draft
+        paths = sorted(draft.rglob("*"))
+        for path in paths:
+            flush(path)
+        digests = {path.relative_to(draft).as_posix(): _digest(path) for path in paths if path.is_file()}
+        (draft / MARKER).write_text(json.dumps({**(note or {}), "files": digests}))
+        flush(draft / MARKER)
+        flush(draft)
+        _discard(final)
+        draft.rename(final)
+        flush(final.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # frees the disk that it may have filled
+        raise
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a folder that was written `aside`, or None."""
+    if not (folder / MARKER).is_file():
+        return f"{MARKER} is missing"
+    files = _marker(folder).get("files")
+    if not isinstance(files, dict) or not files:
         return f"{MARKER} cannot be read"
-    return None if digest == _digest(saved.path / STATE) else f"{STATE} is damaged (its digest differs)"
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if digest != _digest(folder / name):
+            return f"{name} is damaged (its digest differs)"
+    return None
+
+
+def flush(path: Path) -> None:
+    """Out of the operating system's buffers; for a folder: its list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def _write(state: Mapping[str, Any], path: Path) -> None:
+    """`torch.save`, but a full disk is the OSError that it was before torch made a RuntimeError of it."""
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _digest(path: Path) -> str:
@@ -106,10 +191,16 @@ def _digest(path: Path) -> str:
         return file_digest(file, "blake2b").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    """Out of the operating system's buffers; for a folder: its list of names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _discard(folder: Path) -> None:
+    """Out of sight first, so that nobody meets one that is half deleted."""
+    if folder.exists():
+        hidden = folder.with_name(f".{folder.name}.discarded")
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _sweep(folder: Path) -> None:
+    """What killed processes left behind."""
+    for left in [*folder.glob(".*.writing"), *folder.glob(".*.discarded")]:
+        shutil.rmtree(left, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,17 @@ def permutation_stream(count: int, *seed: int | str, start: int = 0) -> Iterator
         Random(derive(*seed, "epoch", epoch)).shuffle(order)
         yield from order[skip:]
         epoch, skip = epoch + 1, 0
+
+
+@contextmanager
+def drawn_from(seed: int, device: torch.device) -> Iterator[None]:
+    """What draws from torch's global generators inside, such as dropout, draws from `seed`; they are put back afterwards."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for each in cuda:
+            torch.cuda.set_rng_state(torch.Generator(each).manual_seed(seed).get_state(), each)
+        yield
 
 
 def _mix(value: Tensor) -> Tensor:

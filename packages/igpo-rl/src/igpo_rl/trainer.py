@@ -21,8 +21,9 @@ from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
 from igpo_rl.records import Denoiser, Play, Problem, Rollouts
-from igpo_rl.seeds import permutation_stream
+from igpo_rl.seeds import derive, drawn_from, permutation_stream
 from igpo_rl.sft import SFT, Examples, grouped_stream, noise, sft_loss
+from igpo_rl.shards import load_optimizer, spread, whole
 from igpo_rl.views import cut
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ Metrics = Mapping[str, float]
 
 def never() -> bool:
     return False
+
+
+def nothing() -> None:
+    return None
+
+
+def warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 @frozen(kw_only=True)
@@ -150,16 +159,26 @@ class Updater:
         return metrics if skipped else {**metrics, "optimizer/grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "weights": trainable(self.accelerator.unwrap_model(self.module)),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "done": self.done,
-        }
+        """What a checkpoint needs, without shards; every rank calls this, and the main process gets the tensors."""
+        state: dict[str, Any] = whole(
+            {
+                "weights": trainable(self.accelerator.unwrap_model(self.module)),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            },
+            wanted=self.accelerator.is_main_process,
+        )
+        return {**state, "done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, written by any number of processes. ValueError where it fits another model."""
         load_weights(self.accelerator.unwrap_model(self.module), state["weights"])
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(
+                f"the checkpoint has {len(state['optimizers'])} optimisers and {self.options.name} makes "
+                f"{len(self.optimizers)}; resume with the [optimizer] name that it was written with"
+            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer(optimizer, saved)
         self.done = state["done"]
 
 
@@ -178,7 +197,12 @@ def load_weights(module: Module, weights: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, weight in own.items():
-            weight.copy_(weights[name])
+            if weight.shape != weights[name].shape:
+                raise ValueError(
+                    f"the checkpoint's {name} is {tuple(weights[name].shape)} and the model's {tuple(weight.shape)}; "
+                    "resume with the model and adapters that it was written with"
+                )
+            weight.copy_(spread(weights[name], weight))
 
 
 @frozen(kw_only=True)
@@ -192,13 +216,17 @@ class Routine:
     evaluate_every: int = 0
     """Steps between evaluations; 0: none at all."""
     checkpoints: Checkpoints | None = None
-    """Where to save, every `save_every` steps and after the last one."""
+    """Where to save, every `save_every` steps and after the last one; for the `best` one after every evaluation too."""
     save_every: int = 0
     """Steps between checkpoints; 0: only after the last one."""
+    flush: Callable[[], None] = nothing
+    """Called before a checkpoint is written: what was logged so far must be on the disk before it."""
     watch: Callable[[int, Rollouts], None] | None = None
     """(steps done, batch): sees every spliced batch."""
     stop: Callable[[], bool] = never
     """Asked between steps; True ends the phase after a checkpoint. The ranks must agree."""
+    say: Callable[[str], None] = warn
+    """Told what went wrong and was dealt with."""
 
     def before(self, phase: str, start: int, updater: Updater) -> None:
         """The evaluation that all later ones are compared with."""
@@ -207,18 +235,46 @@ class Routine:
 
     def after(self, phase: str, done: int, steps: int, updater: Updater, memory: Memory) -> bool:
         """Evaluate and save what is due, in this order: a checkpoint has all its metrics before it. True: stop now."""
-        over = done == steps or self.stop()
+        scores: Metrics = {}
         if done == steps or due(done, self.evaluate_every):
-            self._evaluate(phase, done, updater)
-        if self.checkpoints is not None and (over or due(done, self.save_every)):
-            if updater.accelerator.is_main_process:
-                self.checkpoints.save(phase, done, {**updater.state_dict(), "memory": memory})
-            updater.accelerator.wait_for_everyone()
+            scores = self._evaluate(phase, done, updater)
+        over = done == steps or self.stop()
+        if self.checkpoints is not None:
+            rated = self.checkpoints.best is not None and bool(scores)
+            if over or rated or due(done, self.save_every):
+                self._save(self.checkpoints, phase, done, {**updater.state_dict(), "memory": memory}, scores, updater)
         return over
 
-    def _evaluate(self, phase: str, done: int, updater: Updater) -> None:
-        if self.evaluate is not None and self.evaluate_every > 0:
-            self.log(done, phase, self.evaluate(updater.module))
+    def _save(
+        self,
+        checkpoints: Checkpoints,
+        phase: str,
+        done: int,
+        state: Mapping[str, Any],
+        scores: Metrics,
+        updater: Updater,
+    ) -> None:
+        """A disk that is full, or gone, does not end the training."""
+        if updater.accelerator.is_main_process:
+            try:
+                self.flush()
+                checkpoints.save(phase, done, state, scores)
+            except OSError as error:
+                self.say(
+                    f"NO CHECKPOINT of {phase} step {done} could be written ({error.strerror or error}). Training goes on, "
+                    "and the checkpoint before it is whole. Make room on the disk, or lower keep."
+                )
+        updater.accelerator.wait_for_everyone()
+
+    def _evaluate(self, phase: str, done: int, updater: Updater) -> Metrics:
+        if self.evaluate is None or self.evaluate_every == 0:
+            return {}
+        scores = self.evaluate(updater.module)
+        best = self.checkpoints.best if self.checkpoints is not None else None
+        if best is not None and best not in scores:
+            raise ValueError(f"best = {best!r} is not among what evaluations measure: {', '.join(sorted(scores))}")
+        self.log(done, phase, scores)
+        return scores
 
 
 def due(done: int, every: int) -> bool:
@@ -356,14 +412,15 @@ def train_sft(
         view = noise(examples, places, options.batch, seed=seed, step=step, mask_id=mask_id)
         masked = int(gather(view.scored.sum()[None]).sum())
         policy.train()
-        for first in range(0, len(examples), options.score_rows):
-            stop = min(first + options.score_rows, len(examples))
-            loss = sft_loss(
-                policy, cut(view, first, stop), examples.target[first:stop], rows=options.batch, masked=masked
-            )
-            with updater.sync_when(stop == len(examples)):
-                updater.backward(loss.value)
-            meter.add(loss.metrics)
+        with drawn_from(derive(seed, phase, step, "dropout", accelerator.process_index), accelerator.device):
+            for first in range(0, len(examples), options.score_rows):
+                stop = min(first + options.score_rows, len(examples))
+                loss = sft_loss(
+                    policy, cut(view, first, stop), examples.target[first:stop], rows=options.batch, masked=masked
+                )
+                with updater.sync_when(stop == len(examples)):
+                    updater.backward(loss.value)
+                meter.add(loss.metrics)
         meter.close(updater.step())
         routine.log(step + 1, phase, {**meter.flush(), "time/learn": perf_counter() - began})
         if routine.after(phase, step + 1, options.steps, updater, memory):
