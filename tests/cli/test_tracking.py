@@ -19,6 +19,7 @@ from igpo_cli.tracking import (
     rollout_rows,
     scores,
 )
+from igpo_data import Task
 from igpo_rl.records import Rollouts
 from igpo_sampling import Tiny
 
@@ -233,6 +234,8 @@ def a_batch() -> Rollouts:
         forwards=torch.tensor([3, 2, 3, 3]),
         keys=("p", "p", "q", "q"),
         notes=("no-answer", "", "", ""),
+        answers=(None, "C", "Y", "X"),
+        derived=torch.tensor([torch.nan, 1.0, 0.0, torch.nan]),
         advantage=torch.tensor([-0.5, 0.5, 0.5, -0.5]),
         hinted=torch.tensor([False, True, False, False]),
         stuck=torch.tensor([True, True, False, False]),
@@ -244,7 +247,9 @@ def ascii_text(ids: list[int]) -> str:
 
 
 def test_rollout_rows_tell_the_story_of_a_group() -> None:
-    first, second, third, fourth = rollout_rows(a_batch(), step=4, decode=ascii_text, traces={"p": "AD"})
+    first, second, third, fourth = rollout_rows(
+        a_batch(), step=4, decode=ascii_text, tasks={"p": Task(key="p", prompt="a", answer="D", trace="AD")}
+    )
     assert (first["prompt"], first["trace"], first["tokens"], first["end"]) == ("a", "AD", ["A", "B", "C"], 2)
     assert (third["prompt"], third["trace"]) == ("bc", None)
     assert [row["stuck"] for row in (first, second, third, fourth)] == [True, True, False, False]
@@ -255,16 +260,19 @@ def test_rollout_rows_tell_the_story_of_a_group() -> None:
         0.5,
     )
     assert first["confidence"] == [0.5, None, 1.0]
+    assert [row["expected"] for row in (first, third)] == ["D", None]
+    assert [row["answer"] for row in (first, second, fourth)] == [None, "C", "X"]
+    assert [row["derived"] for row in (first, second)] == [None, 1.0]
     assert (first["note"], first["row"], fourth["group"], fourth["row"]) == ("no-answer", 0, 1, 1)
 
 
 def test_a_limit_keeps_whole_groups() -> None:
     for limit, kept in ((1, 2), (2, 2), (3, 2), (4, 4), (None, 4)):
-        assert len(rollout_rows(a_batch(), step=1, decode=ascii_text, traces={}, limit=limit)) == kept
+        assert len(rollout_rows(a_batch(), step=1, decode=ascii_text, tasks={}, limit=limit)) == kept
 
 
 def test_rollout_rows_can_be_written_and_read(tmp_path: Path) -> None:
-    rows = rollout_rows(a_batch(), step=4, decode=ascii_text, traces={})
+    rows = rollout_rows(a_batch(), step=4, decode=ascii_text, tasks={})
     Tracker(tmp_path).rollouts(4, rows)
     assert read_rollouts(tmp_path, 4) == rows
 

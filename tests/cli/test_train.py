@@ -64,6 +64,17 @@ def test_the_reference_run_learns_from_rescued_groups(reference):
     assert all(row["hint/answer_leak"] == 0 for row in steps)
     assert any(row["hint/shown"] > 0 for row in steps)
     assert all(0 <= row["sample/eos"] <= 1 for row in steps)
+    assert all(1 <= row["sample/length"] <= 25 for row in steps)
+
+
+def test_a_run_keeps_its_speed_its_verdicts_and_where_its_values_came_from(reference):
+    rows = [json.loads(line) for line in (reference / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["time/speed"] > 0 for row in rows if "time/sample" in row)
+    rollouts = [json.loads(line) for line in (reference / "rollouts" / "step-1.jsonl").read_text().splitlines()]
+    assert {row["derived"] for row in rollouts} == {None}  # the verifier of these tests does not look at the working
+    assert all(row["expected"] for row in rollouts)
+    origins = json.loads((reference / "origins.json").read_text())
+    assert (origins["sampler.steps"], origins["sampler.block"]) == ("flag", "preset tiny")
 
 
 def test_micro_batches_do_not_change_a_run(reference, tmp_path):

@@ -66,6 +66,8 @@ class Player:
     watch: Callable[[int, Tensor], None] | None = None
     times: dict[str, float] = field(factory=dict)
     """Seconds spent sampling and verifying since they were last taken."""
+    counts: dict[str, int] = field(factory=dict)
+    """Tokens up to the rows' ends, without hints, that were sampled since they were last taken."""
 
     def __call__(self, problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
         denoiser = self.loaded.denoiser if self.denoiser is None else self.denoiser
@@ -91,21 +93,23 @@ class Player:
                 watch=self.watch,
             )
         denoiser.train(training)
+        texts = decode(self.loaded.tokenizer, sample.completion, self.loaded.eos_id)  # waits for the device
         sampled = time.perf_counter()
-        texts = decode(self.loaded.tokenizer, sample.completion, self.loaded.eos_id)
         verdicts = verify(
             self.verifier, [(text, self.tasks[problem.key]) for text, problem in zip(texts, problems, strict=True)]
         )
         self.times["sample"] = self.times.get("sample", 0.0) + sampled - started
         self.times["verify"] = self.times.get("verify", 0.0) + time.perf_counter() - sampled
         prompt_width = canvas.tokens.shape[1] - self.width
+        given = canvas.given[:, prompt_width:]
         groups: dict[str, int] = {}
         valid = until_eos(sample.completion, self.loaded.eos_id)
+        self.counts["tokens"] = self.counts.get("tokens", 0) + int((valid & ~given).sum())
         return Rollouts(
             prompt=canvas.tokens[:, :prompt_width],
             prompt_valid=canvas.attention[:, :prompt_width],
             completion=sample.completion,
-            given=canvas.given[:, prompt_width:],
+            given=given,
             valid=valid,
             attention=None if self.attend_eos else valid,
             order=sample.order,
@@ -126,4 +130,5 @@ class Player:
             keys=tuple(problem.key for problem in problems),
             texts=tuple(texts),
             notes=tuple(verdict.note for verdict in verdicts),
+            answers=tuple(verdict.answer for verdict in verdicts),
         )

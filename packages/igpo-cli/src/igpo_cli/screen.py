@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HINT = "bold underline cyan"
+WARNING = "bold yellow"
 SPARKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32
 """Steps that a sparkline shows."""
@@ -41,6 +42,7 @@ _FIGURES = (
     ("entropy", "policy/entropy", ".3f"),
     ("KL", "policy/kl", ".4f"),
     ("gradient", "optimizer/grad_norm", ".3f"),
+    ("clipped", "policy/clip", ".3f"),
 )
 
 
@@ -57,6 +59,7 @@ class Screen:
         self._history: dict[str, deque[float]] = {}
         self._scores: dict[str, tuple[int, Score]] = {}
         self._sample = Text()
+        self._warnings = 0
         self._lock = threading.Lock()  # the live display draws from a thread of its own
         self._live = Live(self, console=self.console, refresh_per_second=4) if self.console.is_terminal else None
 
@@ -94,8 +97,10 @@ class Screen:
             self._print(Text(line(phase, step, total, metrics) + (f"  {left} left" if left and not found else "")))
 
     def message(self, text: str) -> None:
-        """A line above the figures, kept when they change."""
-        self._print(Text(visible(text)))
+        """A line above the figures, kept when they change; a warning stands out and is counted."""
+        warning = text.startswith("warning:")
+        self._warnings += warning
+        self._print(Text(visible(text), WARNING if warning else ""))
 
     def sample(self, tokens: Sequence[str], hint: Sequence[int | bool]) -> None:
         """The latest rollout, its hint tokens marked. A pipe gets none."""
@@ -175,8 +180,12 @@ class Screen:
             parts.append(f"{self._pace():.2g} s a step")
         if "sample/forwards" in self._now:
             parts.append(f"{self._now['sample/forwards']:.4g} forwards a rollout")
+        if "time/speed" in self._now:
+            parts.append(f"{self._now['time/speed']:,.0f} tokens a second")
         if (memory := peak_memory()) is not None:
             parts.append(f"peak {memory / 2**20:,.0f} MiB")
+        if self._warnings:
+            parts.append(f"{self._warnings} warning{'s' * (self._warnings > 1)}")
         return ", ".join(parts)
 
     def _trend(self, name: str, *, top: float | None = None) -> str:

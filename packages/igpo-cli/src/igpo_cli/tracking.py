@@ -21,6 +21,7 @@ from igpo_cli.pieces import pieces, visible
 
 if TYPE_CHECKING:
     from igpo_cli.screen import Screen
+    from igpo_data import Task
     from igpo_rl.records import Rollouts
 
 PHASES = ("sft", "igpo")
@@ -123,10 +124,10 @@ def rollout_rows(
     *,
     step: int,
     decode: Callable[[list[int]], str],
-    traces: Mapping[str, str | None],
+    tasks: Mapping[str, Task],
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """A batch as plain rows of text, whole groups, up to `limit` rows; `traces` by problem key.
+    """A batch as plain rows of text, whole groups, up to `limit` rows; `tasks` by problem key.
 
     `decode` keeps special tokens and spaces (`pieces.decoder`).
     """
@@ -138,6 +139,7 @@ def rollout_rows(
     advantage = [0.0] * size if batch.advantage is None else batch.advantage.tolist()
     hinted = [False] * size if batch.hinted is None else batch.hinted.tolist()
     stuck = [False] * size if batch.stuck is None else batch.stuck.tolist()
+    derived = [math.nan] * size if batch.derived is None else batch.derived.tolist()
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(columns["group"]):
         groups.setdefault(group, []).append(row)
@@ -150,6 +152,7 @@ def rollout_rows(
                 token for token, ok in zip(columns["prompt"][row], columns["prompt_valid"][row], strict=True) if ok
             ]
             key = batch.keys[row] if batch.keys else str(group)
+            task = tasks.get(key)
             rows.append(
                 {
                     "phase": "igpo",
@@ -158,7 +161,7 @@ def rollout_rows(
                     "group": group,
                     "row": index,
                     "prompt": decode(prompt),
-                    "trace": traces.get(key),
+                    "trace": task.trace if task else None,
                     "tokens": pieces(decode, columns["completion"][row]),
                     "hint": [int(given) for given in columns["given"][row]],
                     "order": columns["order"][row],
@@ -167,6 +170,9 @@ def rollout_rows(
                     "reward": columns["reward"][row],
                     "correct": columns["correct"][row],
                     "note": batch.notes[row] if batch.notes else "",
+                    "answer": batch.answers[row] if batch.answers else None,
+                    "expected": task.answer if task else None,
+                    "derived": _finite(derived[row]),
                     "advantage": advantage[row],
                     "hinted": hinted[row],
                     "stuck": stuck[row],
@@ -269,6 +275,7 @@ _WORDS = (
     ("entropy", "policy/entropy", ".3f"),
     ("kl", "policy/kl", ".4f"),
     ("grad", "optimizer/grad_norm", ".2f"),
+    ("tok/s", "time/speed", ".0f"),
 )
 
 

@@ -26,6 +26,7 @@ from igpo_cli.assemble import (
 )
 from igpo_cli.errors import UsageError
 from igpo_cli.evaluate import evaluate
+from igpo_cli.health import Watch
 from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
@@ -123,6 +124,7 @@ class Training:
     accelerator: Any
     tracker: Tracker
     alarm: Alarm = field(factory=Alarm)
+    watch: Watch = field(factory=Watch)
 
     @classmethod
     def prepare(
@@ -319,8 +321,13 @@ class Training:
         """Metrics of an RL step, with the player's own times, and a warning when nothing is ever right."""
         assert self.player is not None
         times = {f"time/{name}": seconds for name, seconds in self.player.times.items()}
+        if tokens := self.player.counts.get("tokens"):
+            times["time/speed"] = tokens / self.player.times["sample"]
         self.player.times.clear()
+        self.player.counts.clear()
         self.tracker.log(step, phase, {**metrics, **times})
+        for sign in self.watch.hear(step, phase, metrics):
+            self.tracker.message(f"warning: {sign}")
         if (warning := self.alarm.hear(metrics)) is not None:
             self.tracker.message(f"warning: {warning}")
 
@@ -329,8 +336,7 @@ class Training:
         every = self.config.run.rollouts_every
         if every and (step % every == 0 or step == 1):
             assert self.problems is not None
-            traces = {key: task.trace for key, task in self.problems.tasks.items()}
-            rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), traces=traces)
+            rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), tasks=self.problems.tasks)
             self.tracker.rollouts(step, rows)
 
 
@@ -352,4 +358,5 @@ def new_folder(config: Config) -> Path:
     chosen = config.run.name is not None and origin != "default" and not origin.startswith("preset")
     folder = runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
     (folder / "run.toml").write_text(config.to_toml())
+    runs.write_json(folder / "origins.json", config.origins)
     return folder

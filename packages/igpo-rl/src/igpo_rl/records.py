@@ -91,6 +91,8 @@ class Rollouts:
     """The decoded completions up to the first EOS, a row each, where the player keeps them."""
     notes: tuple[str, ...] = ()
     """The verdicts' notes, a row each."""
+    answers: tuple[str | None, ...] = ()
+    """The answer that the verifier read, a row each, where the player keeps it."""
     advantage: Tensor | None = None
     """(B,) float, set by `IGPO.collect`."""
     hinted: Tensor | None = None

@@ -12,10 +12,8 @@ from typing import Any
 
 from attrs import frozen
 
+from igpo_cli.health import History, Points, number
 from igpo_cli.tracking import Score, read_metrics, rollout_files, scores
-
-Points = list[tuple[int, float]]
-"""(step, value), ascending."""
 
 
 @frozen(kw_only=True)
@@ -48,11 +46,15 @@ class Arm:
 
     def series(self, phase: str, name: str) -> Points:
         """One metric over the steps of a phase; steps without it, or where it was not finite, are left out."""
-        return [
-            (row["step"], float(row[name]))
-            for row in self.rows
-            if row.get("phase") == phase and number(row.get(name)) and number(row.get("step"))
-        ]
+        return self.history.series(phase, name)
+
+    @cached_property
+    def history(self) -> History:
+        """All metrics."""
+        found = History()
+        for row in self.rows:
+            found.add(row["phase"], row["step"], row)
+        return found
 
     def last_step(self, phase: str) -> int:
         """0 where the run never entered the phase."""
@@ -104,11 +106,6 @@ class Arm:
             for phase in ("sft", "igpo")
         }
         return max(times["igpo"]) - max(times["sft"] or times["igpo"][:1]) if times["igpo"] else None
-
-
-def number(value: object) -> bool:
-    """True for what can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_arm(folder: Path, name: str) -> Arm:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from attrs import field, frozen
 
+from igpo_cli.health import Points, short
 from igpo_cli.pieces import visible
-from igpo_cli.report.arms import Points
 
 POINTS = 120
 """A longer line is drawn by the means of this many stretches."""
@@ -76,11 +76,6 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         if last - first <= most:
             break
     return [float(f"{index * step:.10g}") for index in range(first, max(last, first + 1) + 1)]
-
-
-def short(value: float) -> str:
-    """Three significant digits at most, without needless zeros."""
-    return f"{value:.3g}" if value else "0"
 
 
 def chart(title: str, caption: str, lines: Sequence[Line], *, wide: bool = False, top: float | None = None) -> str:

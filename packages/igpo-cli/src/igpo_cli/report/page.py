@@ -16,8 +16,9 @@ from pathlib import Path
 from attrs import frozen
 
 from igpo_cli import __version__
+from igpo_cli.health import short
 from igpo_cli.report.arms import Arm, read_arms
-from igpo_cli.report.chart import Line, chart, escape, short, smooth, thin
+from igpo_cli.report.chart import Line, chart, escape, smooth, thin
 from igpo_cli.report.samples import samples
 from igpo_cli.report.summary import differences, eval_names, headline, sentences, table, trust
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from igpo_cli.report.arms import Arm, number
-from igpo_cli.report.chart import escape, short
+from igpo_cli.health import number, short
+from igpo_cli.report.arms import Arm
+from igpo_cli.report.chart import escape
 from igpo_cli.tracking import read_rollouts
 
 LONGEST = 512

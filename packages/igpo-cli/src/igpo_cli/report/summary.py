@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
-from attrs import frozen
-
+from igpo_cli.health import NBSP, Finding, Level, share, signs
 from igpo_cli.report.arms import Arm, Evaluation, flatten
-from igpo_cli.report.chart import escape, short, whisker
+from igpo_cli.report.chart import escape, whisker
 from igpo_cli.screen import clock
 
-NBSP = "\u00a0"
 DASH = "\u2013"
 OPENER = {
     "none": "no second rollout",
@@ -20,11 +17,6 @@ OPENER = {
     "full": "the whole trace as a hint",
 }
 """What opens stuck groups, by injection; any other one gives hints."""
-
-
-def share(value: float) -> str:
-    """62 %."""
-    return f"{100 * value:.0f}{NBSP}%"
 
 
 def signed(value: float) -> str:
@@ -217,16 +209,6 @@ def differences(arms: Sequence[Arm]) -> str:
 
 # Trust -----------------------------------------------------------------------------------------------------------------
 
-Level = Literal["good", "note", "warn", "bad"]
-
-
-@frozen
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    text: str
-
 
 def findings(arm: Arm) -> Iterator[Finding]:
     """Every check that this run's data allow, as plain text."""
@@ -235,15 +217,12 @@ def findings(arm: Arm) -> Iterator[Finding]:
     yield from _numbers(arm)
     yield from _learned(arm)
     yield from _signal(arm)
-    yield from _ends(arm)
-    yield from _drift(arm)
+    yield from signs(arm.history)
 
 
 def _leak(arm: Arm) -> Iterator[Finding]:
-    leaks = arm.series("igpo", "hint/answer_leak")
-    if leaks and (count := sum(value for _, value in leaks)):
-        yield Finding("bad", f"{count:.0f} hint tokens lay inside an answer span: rescued groups were told the answer")
-    elif leaks and any(value for _, value in arm.series("igpo", "hint/rows")):
+    leaks = arm.history.values("hint/answer_leak")
+    if leaks and not any(leaks) and any(arm.history.values("hint/rows")):
         yield Finding("good", "no hint token lay inside an answer span")
 
 
@@ -284,27 +263,6 @@ def _signal(arm: Arm) -> Iterator[Finding]:
     found = arm.opened(max(5, arm.last_step("igpo") // 6))
     if found is not None and found[0] * (1 - found[1]) > 0.95:
         yield Finding("warn", "hardly a group had a correct row at the end: there was next to nothing to learn from")
-
-
-def _ends(arm: Arm) -> Iterator[Finding]:
-    ends = arm.series("igpo", "sample/eos")
-    late = [value for _, value in ends[-max(1, len(ends) // 4) :]]
-    if late and (endless := 1 - sum(late) / len(late)) > 0.2:
-        yield Finding("warn", f"{share(endless)} of completions never end: is the width too small, or EOS not learned?")
-
-
-def _drift(arm: Arm) -> Iterator[Finding]:
-    kl = [value for _, value in arm.series("igpo", "policy/kl")]
-    ratio = max((value for _, value in arm.series("igpo", "policy/ratio_max")), default=0.0)
-    if kl and max(kl) > 1:
-        yield Finding(
-            "warn", f"the KL to the reference reached {short(max(kl))} nats a token: the policy went far away"
-        )
-    if ratio > 100:
-        yield Finding("warn", f"a likelihood ratio reached {short(ratio)}: the inner updates move too far")
-    entropy = [value for _, value in arm.series("igpo", "policy/entropy")]
-    if len(entropy) > 10 and sum(entropy[-5:]) < 0.1 * sum(entropy[:5]):
-        yield Finding("warn", "the entropy fell below a tenth of what it was: rollouts hardly differ any more")
 
 
 def comparison(arms: Sequence[Arm]) -> Iterator[Finding]:
