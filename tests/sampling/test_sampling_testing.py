@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 
-from igpo_sampling import LLaDASampler, Sample
-from igpo_sampling.testing import TableDenoiser, check_denoiser, check_sampler
+from igpo_sampling import LLaDASampler, Loaded, Sample, Tiny
+from igpo_sampling.testing import TableDenoiser, check_denoiser, check_model, check_sampler
 
 GOOD = LLaDASampler(steps=9, block=10, temperature=1.0)
 
@@ -118,3 +118,54 @@ def test_a_denoiser_that_breaks_a_promise_is_caught(promise):
 
 def test_the_table_conforms():
     check_denoiser(TableDenoiser(11), 11, tolerance=0.0)
+
+
+@frozen(kw_only=True)
+class SpoiltTiny:
+    """A small model with one fault."""
+
+    how: str
+    path: str | None = None
+
+    def __call__(self, *, seed: int = 0, **options: Any) -> Loaded:
+        if self.how == "global random state":
+            torch.rand(1)
+        elif self.how == "the same seed":
+            seed = torch.empty((), dtype=torch.long).random_(generator=spoilt.generator).item()
+        loaded = Tiny(width=16, layers=2, path=self.path)(seed=seed, **options)
+        if self.how == "eval mode":
+            loaded.denoiser.train()
+        elif self.how == "neither EOS nor padding":
+            return evolve(loaded, pad_id=loaded.mask_id)
+        elif self.how == "are of the":
+            return evolve(loaded, mask_id=10_000)
+        elif self.how == "every linear layer":
+            return evolve(loaded, linear=loaded.linear[1:])
+        elif self.how == "names modules":
+            return evolve(loaded, linear=("head.of.nobody",))
+        elif self.how == "loads again" and self.path:
+            with torch.no_grad():
+                next(loaded.denoiser.parameters()).add_(1.0)
+        return loaded
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        "global random state",
+        "the same seed",
+        "eval mode",
+        "neither EOS nor padding",
+        "are of the",
+        "every linear layer",
+        "names modules",
+        "loads again",
+    ],
+)
+def test_a_model_that_breaks_a_promise_is_caught(promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_model(SpoiltTiny(how=promise), ("a", "b", "c"))
+
+
+def test_a_model_made_from_nothing_conforms():
+    check_model(SpoiltTiny(how=""), ("a", "b", "c"))

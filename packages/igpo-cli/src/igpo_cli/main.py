@@ -15,7 +15,7 @@ from igpo_cli import errors
 from igpo_cli.__about__ import __version__
 from igpo_cli.commands import App, canonical
 
-COMMANDS = ("train", "sft", "sample", "eval", "data", "report", "plugins", "config", "doctor")
+COMMANDS = ("train", "sft", "sample", "eval", "data", "report", "plugins", "new", "config", "doctor")
 OF_RUNS = ("sample", "eval")
 """Commands to which a run's folder stands for its run.toml."""
 VERBOSE = ("-v", "--verbose")

@@ -1,19 +1,23 @@
-"""Conformance checks for samplers and denoisers, for this package's own and for third parties'.
+"""Conformance checks for samplers, models and denoisers, for this package's own and for third parties'.
 
 They raise AssertionError naming the broken promise; call them in a test: `check_sampler(MySampler(steps=8))`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from igpo_sampling.cache import KeyValues, Window, trait
 from igpo_sampling.canvas import Canvas
-from igpo_sampling.denoiser import Denoiser
+from igpo_sampling.denoiser import Denoiser, Loaded, Model
 from igpo_sampling.loop import Sample
 from igpo_sampling.samplers import Sampler
 
@@ -173,6 +177,51 @@ def check_denoiser(denoiser: Denoiser, vocab: int, *, tolerance: float = 1e-4) -
             some = denoiser(tokens[rows], attention[rows], where[inside], None, Window(columns[rows], store.part(rows)))
             _hold(close(some, logits[inside]), "a window may be of some rows of a store")
     _hold(torch.equal(state, torch.random.get_rng_state()), "global random state is not touched")
+
+
+def check_model(model: Model, vocabulary: Sequence[str] | None = None, *, tolerance: float = 1e-4) -> None:
+    """What `Model` promises, and `check_denoiser` of what it loads; where it has an option `path`, what it saves loads again.
+
+    `vocabulary`: the words for a model that is made from nothing, None for bytes. The model is loaded three times.
+    """
+    state = torch.random.get_rng_state()
+    loaded, again = (model(dtype=torch.float32, vocabulary=vocabulary, seed=1) for _ in range(2))
+    _hold(torch.equal(state, torch.random.get_rng_state()), "global random state is not touched")
+    network = loaded.denoiser
+    _hold(not network.training, "the network comes in eval mode")
+    _hold(_same_weights(loaded, again), "the same seed gives the same weights")
+    entries = int(network.get_output_embeddings().weight.shape[0])
+    special = (loaded.mask_id, loaded.eos_id, loaded.pad_id)
+    _hold(
+        all(0 <= token < entries for token in special), f"mask, EOS and padding {special} are of the {entries} tokens"
+    )
+    _hold(loaded.mask_id not in (loaded.eos_id, loaded.pad_id), "the mask token is neither EOS nor padding")
+    _hold(len(loaded.tokenizer) <= entries, "the tokenizer has no token that the network lacks")
+    layers = dict(network.named_modules())
+    _hold(set(loaded.linear) <= layers.keys(), "`linear` names modules of the network")
+    head = network.get_output_embeddings()
+    found = {name for name, layer in layers.items() if isinstance(layer, nn.Linear) and layer is not head}
+    _hold(found <= set(loaded.linear), "`linear` names every linear layer but the output head")
+    stirred, generator = copy.deepcopy(network), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for (
+            weight
+        ) in stirred.parameters():  # a new model's blocks may begin as the identity, which sees nothing around it
+            weight += 0.05 * torch.randn(weight.shape, generator=generator)
+    check_denoiser(stirred, entries, tolerance=tolerance)
+    plugin: Any = model
+    if hasattr(plugin, "path"):
+        with tempfile.TemporaryDirectory() as folder:
+            loaded.save(Path(folder))
+            saved = evolve(plugin, path=folder)(dtype=torch.float32)
+        _hold(_same_weights(loaded, saved), "what is saved loads again from `path`")
+        ids = (saved.mask_id, saved.eos_id, saved.pad_id)
+        _hold(ids == special, f"special tokens stay the same when saved: {special}, not {ids}")
+
+
+def _same_weights(one: Loaded, other: Loaded) -> bool:
+    first, second = one.denoiser.state_dict(), other.denoiser.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _hold(truth: bool, promise: str) -> None:
