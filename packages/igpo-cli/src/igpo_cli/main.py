@@ -15,7 +15,21 @@ from igpo_cli import errors
 from igpo_cli.__about__ import __version__
 from igpo_cli.commands import App, canonical
 
-COMMANDS = ("train", "sft", "sample", "eval", "data", "report", "plugins", "new", "config", "doctor")
+COMMANDS = {
+    "train": "Train and ask",
+    "sft": "Train and ask",
+    "sample": "Train and ask",
+    "eval": "Train and ask",
+    "runs": "Understand",
+    "plot": "Understand",
+    "report": "Understand",
+    "data": "Prepare",
+    "config": "Prepare",
+    "plugins": "Prepare",
+    "new": "Prepare",
+    "doctor": "Prepare",
+}
+"""Every command, one module each in igpo_cli.commands, and the panel of --help in which it stands."""
 OF_RUNS = ("sample", "eval")
 """Commands to which a run's folder stands for its run.toml."""
 VERBOSE = ("-v", "--verbose")
@@ -62,6 +76,8 @@ def build(argv: Sequence[str]) -> App:
     known = argv[0] in COMMANDS
     for name in argv[:1] if known else COMMANDS:
         importlib.import_module(f"igpo_cli.commands.{name}").register(app)
+    for info in (*app.registered_commands, *app.registered_groups):
+        info.rich_help_panel = COMMANDS.get(info.name or getattr(info.callback, "__name__", ""), "Others")
     if not known:
         app.catalogue.commands(app)
     return app

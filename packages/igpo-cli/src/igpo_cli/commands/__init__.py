@@ -180,6 +180,33 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+# Completion ----------------------------------------------------------------------------------------------------------
+
+
+def run_names(incomplete: str) -> list[str]:
+    """Runs that begin so: those in runs/ by their names, others by their paths."""
+    from igpo_cli.history import is_run, runs_in
+
+    if "/" not in incomplete:
+        return [folder.name for folder in runs_in(Path("runs")) if folder.name.startswith(incomplete)]
+    parent = Path(incomplete.rpartition("/")[0] or "/")
+    entries = sorted(parent.iterdir()) if parent.is_dir() else []
+    found = [f"{entry}{'' if is_run(entry) else '/'}" for entry in entries if entry.is_dir()]
+    return [path for path in found if path.startswith(incomplete)]
+
+
+def metric_names(incomplete: str) -> list[str]:
+    """Metrics of the newest run in runs/ that begin so."""
+    from igpo_cli.history import last_rows, runs_in
+
+    for folder in reversed(list(runs_in(Path("runs")))):
+        steps, evaluated = last_rows(folder)
+        names = {name for row in (*steps.values(), evaluated) for name in row if "/" in name}
+        if names:
+            return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
 # The first reading ---------------------------------------------------------------------------------------------------
 
 
