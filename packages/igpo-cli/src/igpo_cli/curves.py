@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from igpo_cli.report.chart import Line, short, ticks
+from igpo_cli.health import short
+from igpo_cli.report.chart import Line, ticks
 
 COLOURS = ("blue", "red", "green", "magenta", "yellow", "cyan")
 SIGNS = "ox+*#%"

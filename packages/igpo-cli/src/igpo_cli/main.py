@@ -76,8 +76,10 @@ def build(argv: Sequence[str]) -> App:
     known = argv[0] in COMMANDS
     for name in argv[:1] if known else COMMANDS:
         importlib.import_module(f"igpo_cli.commands.{name}").register(app)
-    for info in (*app.registered_commands, *app.registered_groups):
-        info.rich_help_panel = COMMANDS.get(info.name or getattr(info.callback, "__name__", ""), "Others")
+    for command in app.registered_commands:
+        command.rich_help_panel = COMMANDS[str(command.name or getattr(command.callback, "__name__", ""))]
+    for group in app.registered_groups:
+        group.rich_help_panel = COMMANDS[str(group.name)]
     if not known:
         app.catalogue.commands(app)
     return app

@@ -76,7 +76,7 @@ Chart = tuple[str, str, "list[Line]"]
 
 def metrics_of(arms: Sequence[Arm]) -> list[str]:
     """All that was measured, sorted."""
-    from igpo_cli.report.arms import number
+    from igpo_cli.health import number
 
     rows = (row for arm in arms for row in arm.rows)
     return sorted(
