@@ -825,7 +825,7 @@ def test_errors_say_value_bound_and_remedy():
         def __call__(self, problem, chunks, rows, progress, rng, memory):
             return torch.ones(1, len(chunks), dtype=torch.bool)
 
-    with pytest.raises(ValueError, match="OneRow returned a table of"):
+    with pytest.raises(ValueError, match=r"it returned \(1, \d+\) torch.bool[^\n]*\ninjection OneRow \(test_rl_igpo\)"):
         collect(algorithm(injection=OneRow()), verdict=lambda one, text: False)
     batch, _ = collect(algorithm())
     with pytest.raises(ValueError, match="no advantages"):

@@ -8,6 +8,7 @@ import lazy_loader as lazy
 from attrs import evolve
 
 from igpo_cli.errors import UsageError, configuring
+from igpo_cli.judge import Judge
 from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
 from igpo_cli.tasks import task_name, tasks_of
@@ -72,7 +73,7 @@ def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: An
     return Player(
         loaded=loaded,
         sampler=sampler,
-        verifier=verifier,
+        verifier=Judge(verifier),
         tasks=problems.tasks,
         width=config.run.width,
         attend_eos=config.run.attend_eos,

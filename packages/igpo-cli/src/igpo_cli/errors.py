@@ -65,6 +65,7 @@ def report(error: BaseException, verbose: bool) -> int:
     """Print the error, with its traceback if `verbose`; the exit code of the process."""
     if verbose and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
+    owner = next(iter(getattr(error, "__notes__", ())), None)  # the plug-in that raised it
     match error:
         case KeyboardInterrupt():
             _print("interrupted", "bold", "")
@@ -75,11 +76,13 @@ def report(error: BaseException, verbose: bool) -> int:
         case UsageError() | RunError():
             message, code = str(error), error.exit_code
         case ValueError():
-            message, code = str(error), FAILED
+            message, code = f"{owner}: {error}" if owner else str(error), FAILED
         case OSError(filename=name, strerror=reason) if reason:
             message, code = f"{name}: {reason}" if name else reason, FAILED
         case Exception() if hasattr(error, "format_message"):  # Typer's own, whose classes it keeps private
             message, code = str(error.format_message()), USAGE
+        case _ if owner:
+            message, code = f"{owner} raised {type(error).__name__}: {error}. -v shows where.", FAILED
         case _:
             message, code = f"unexpected {type(error).__name__}: {error}. -v shows where; please report it.", FAILED
     _print("error:", "bold red", message)

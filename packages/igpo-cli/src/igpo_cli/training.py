@@ -193,12 +193,18 @@ class Training:
 
     def run(self) -> Path:
         """Both phases, and the model at the end."""
+        players = [self.player, *(player for player, _, _ in self.evaluations.values())]
+        judges: list[Any] = [player.verifier for player in players if player is not None]
+        for judge in judges:
+            judge.say = self._warn
         if self.pairs and (self.saved is None or self.saved.phase == "sft"):
             self.sft()
             if self.problems is not None:
                 self.loaded.save(self.folder / "start")
         if self.problems is not None:
             self.igpo()
+        for account in filter(None, (judge.account() for judge in judges)):
+            self._warn(account)
         self.loaded.save(self.folder / "model")
         self.tracker.message(f"model saved to {self.folder / 'model'}")
         return self.folder
@@ -307,6 +313,7 @@ class Training:
             checkpoints=Checkpoints(folder=self.folder / "checkpoints", keep=self.config.run.keep),
             save_every=self.config.run.save_every,
             watch=watch,
+            say=self._warn,
         )
 
     def _evaluate(self, module: Module) -> dict[str, float]:
@@ -329,7 +336,10 @@ class Training:
         for sign in self.watch.hear(step, phase, metrics):
             self.tracker.message(f"warning: {sign}")
         if (warning := self.alarm.hear(metrics)) is not None:
-            self.tracker.message(f"warning: {warning}")
+            self._warn(warning)
+
+    def _warn(self, text: str) -> None:
+        self.tracker.message(f"warning: {text}")
 
     def _record(self, step: int, batch: Rollouts) -> None:
         """Every `rollouts_every`-th batch as text."""

@@ -20,6 +20,7 @@ from igpo_rl.chunkers import Chunker, RandomLength
 from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergence
 from igpo_rl.estimators.mean_field import MeanField
 from igpo_rl.filters import EntropyFilter, TopEntropy
+from igpo_rl.guards import check_chunks, check_loss, check_table, naming
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups
 from igpo_rl.overlay import check_shown, leaked, overlay_of, place, place_spaced, values_seen, within, within_spaced
@@ -209,24 +210,28 @@ class IGPO:
         for update, view in enumerate(views):
             before, reference_logp = old[id(view)], ref.get(id(view))
             hint = rows.given & before.scored
-            kept = self.filter(before.entropy, before.logp, hint, before.scored) & hint
+            with naming("filter", self.filter):
+                kept = self.filter(before.entropy, before.logp, hint, before.scored)
+                kept = check_table("kept", kept, hint.shape) & hint
             # A token that no copy happens to mask adds 0 to an estimate of the whole row, but it is one of its tokens.
             counted = rows.valid if self.estimator.level == "sequence" else before.scored
             mask = counted & ~rows.given | kept
             totals, metrics = measure(len(batch), rows.advantage, before, hint, kept, mask, gather)
             for part in parts:
                 logp = passes.logp(policy, view, part)
-                loss = self.loss(
-                    logp,
-                    # By construction the ratio of the first update is exactly 1, whatever kernels and batch shapes do.
-                    logp.detach() if update == 0 else before.logp[part],
-                    rows.advantage[part],
-                    mask[part],
-                    None if reference_logp is None else reference_logp[part],
-                    rows.group[part],
-                    hint[part],
-                    totals,
-                )
+                with naming("loss", self.loss):
+                    loss = self.loss(
+                        logp,
+                        # By construction the ratio of the first update is exactly 1, whatever kernels and batch shapes do.
+                        logp.detach() if update == 0 else before.logp[part],
+                        rows.advantage[part],
+                        mask[part],
+                        None if reference_logp is None else reference_logp[part],
+                        rows.group[part],
+                        hint[part],
+                        totals,
+                    )
+                    loss = check_loss(loss)
                 if exact is not None:
                     exact.add(loss.value, logp, hint[part])
                 last = part is parts[-1]
@@ -298,16 +303,14 @@ class IGPO:
         if self.hide_value and problem.hintable is not None and problem.answer_value is not None:
             problem = evolve(problem, hintable=problem.hintable & ~problem.answer_value)
         rng = Random(derive(self.seed, step, problem.key, "hint"))
-        pieces, spaced = self.chunker(problem, rng), self.place == "spaced"
+        with naming("chunker", self.chunker):
+            pieces, spaced = check_chunks(self.chunker(problem, rng), problem), self.place == "spaced"
         chunks = within_spaced(pieces, width) if spaced else within(pieces, width)
-        shown = self.injection(problem, chunks, self.group, progress, rng, memory.setdefault("injection", {}))
-        if shown is None:
-            return None
-        if shown.shape != (self.group, len(chunks)):
-            raise ValueError(
-                f"injection {type(self.injection).__name__} returned a table of {tuple(shown.shape)} "
-                f"for {self.group} rows and {len(chunks)} chunks; it must be rows by chunks"
-            )
+        with naming("injection", self.injection):
+            shown = self.injection(problem, chunks, self.group, progress, rng, memory.setdefault("injection", {}))
+            if shown is None:
+                return None
+            check_table("rows and chunks", shown, (self.group, len(chunks)))
         length = 0 if problem.trace is None else len(problem.trace)
         source = place_spaced(chunks, shown, width, length) if spaced else place(chunks, shown, width)
         return Plan(problem, shown, source, overlay_of(problem.trace, source))
@@ -378,7 +381,8 @@ class IGPO:
         views: list[View] = []
         for update in range(self.updates):
             seeds = row_seeds(self.seed, step, rows.keys, samples, f"view {update}").to(rows.completion.device)
-            view = self.estimator(rows, advantage, seeds, mask_id)
+            with naming("estimator", self.estimator):
+                view = self.estimator(rows, advantage, seeds, mask_id)
             views.append(next((other for other in views if same_plan(view, other)), view))
         same = torch.tensor([[float(view is other) for other in views] for view in views])
         everywhere = gather(same.flatten()).amin(0).view_as(same)

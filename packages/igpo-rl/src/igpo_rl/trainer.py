@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import lazy_loader as lazy
 from attrs import define, field, frozen, validators
 
+from igpo_rl import guards
 from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
@@ -75,6 +76,8 @@ class Optimizer:
     """Share of the peak rate that is left at the last step (linear and cosine)."""
     clip: float = field(default=0.2, validator=validators.ge(0.0))
     """Largest gradient norm; longer gradients are scaled down to it. 0: no clipping."""
+    patience: int = field(default=10, validator=validators.ge(0))
+    """Updates in a row that may be left out because they are not finite; then training stops. 0: it never does."""
 
     def build(self, module: Module) -> list[torch.optim.Optimizer]:
         """Optimisers of all trainable weights (AdamW, arXiv 1711.05101; Muon, Jordan et al. 2024)."""
@@ -126,12 +129,23 @@ def _block_matrices(module: Module, named: Mapping[str, Parameter]) -> dict[str,
 class Updater:
     """Optimiser steps on one module for a whole run: the moments outlive every rollout phase."""
 
-    def __init__(self, accelerator: Accelerator, module: Module, options: Optimizer, steps: int) -> None:
-        """`module` as `accelerator.prepare_model` returned it; `steps`: all optimiser steps of the run, for the schedule."""
-        self.accelerator, self.module, self.options, self.steps = accelerator, module, options, steps
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        module: Module,
+        options: Optimizer,
+        steps: int,
+        say: Callable[[str], None] = warn,
+    ) -> None:
+        """`module` as `accelerator.prepare_model` returned it; `steps`: all optimiser steps of the run, for the schedule.
+        `say` is told of updates that are left out."""
+        self.accelerator, self.module, self.options, self.steps, self.say = accelerator, module, options, steps, say
         self.optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in options.build(module)]
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.done = 0
+        self.refused = 0
+        """Updates left out in a row."""
+        self.losses: list[Tensor] = []
 
     def sync_when(self, last: bool) -> AbstractContextManager[Any]:
         """Ranks exchange gradients only in the last backward pass before a step."""
@@ -140,23 +154,66 @@ class Updater:
 
     def backward(self, value: Tensor) -> None:
         """Gradients add up over micro-batches and ranks (accelerate means over ranks)."""
+        self.losses.append(value.detach())
         self.accelerator.backward(value * self.accelerator.num_processes)
 
-    def step(self) -> dict[str, float]:
-        """Clip, refuse a gradient that is not finite, set the rates, step. The schedule moves on either way."""
+    def step(self, where: str = "", ratio: float = 0.0) -> dict[str, float]:
+        """Clip, refuse what is not finite, set the rates, step. The schedule moves on either way.
+
+        A loss or gradient that is not finite on any rank changes neither weights nor moments on all of them. ValueError
+        after `patience` such updates in a row; `where` and the largest `ratio` of policy to old policy are for its text.
+        """
         share = self.options.share(self.done, self.steps)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
+        weights = self._weights()
+        values = [
+            torch.stack(self.losses).sum() if self.losses else None,
+            *(weight.grad for weight in weights.values()),
+        ]
+        loss_finite, *finite = self._finite(values)  # before clipping, which spreads what is not
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.options.clip or math.inf))
-        skipped = not math.isfinite(norm)
+        skipped = not (math.isfinite(norm) and loss_finite)
         for optimizer in self.optimizers:
             if not skipped:
                 optimizer.step()
             optimizer.zero_grad()
         self.done += 1
+        self.losses = []
+        self.refused = self.refused + 1 if skipped else 0
+        if skipped:
+            faulty = [name for name, good in zip(weights, finite, strict=True) if not good]
+            where = where or f"update {self.done}"
+            self.check(where)
+            text = guards.refusal(where, not loss_finite, faulty, len(weights), ratio)
+            if self.refused == self.options.patience:
+                raise ValueError(
+                    f"{text}, like the {self.refused - 1} before it, and weights are as before them. {guards.remedy(ratio)}"
+                )
+            self.say(text)
         metrics = {"optimizer/lr": self.options.lr * share, "optimizer/skipped": float(skipped)}
         return metrics if skipped else {**metrics, "optimizer/grad_norm": norm}
+
+    def check(self, where: str) -> None:
+        """ValueError where a weight is not finite, on any rank: no later update mends it, and it is never saved."""
+        weights = self._weights()
+        faulty = [name for name, good in zip(weights, self._finite([*weights.values()]), strict=True) if not good]
+        if faulty:
+            raise ValueError(
+                f"{where}: {guards.listed(faulty, len(weights))} are not finite, and are not saved; an update was too "
+                "large. Go on from the last checkpoint with a lower --optimizer.lr, or with --optimizer.clip."
+            )
+
+    def _weights(self) -> dict[str, Parameter]:
+        module: Module = self.accelerator.unwrap_model(self.module)
+        return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+    def _finite(self, values: Sequence[Tensor | None]) -> list[bool]:
+        """Of each, whether all of it is finite on every rank."""
+        flags = torch.stack([guards.finite(value).to(self.accelerator.device) for value in values])
+        found: list[bool] = gather_with(self.accelerator)(flags.float()).amin(0).bool().tolist()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, without shards; every rank calls this, and the main process gets the tensors."""
@@ -167,7 +224,7 @@ class Updater:
             },
             wanted=self.accelerator.is_main_process,
         )
-        return {**state, "done": self.done}
+        return {**state, "done": self.done, "refused": self.refused}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, written by any number of processes. ValueError where it fits another model."""
@@ -179,7 +236,7 @@ class Updater:
             )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             load_optimizer(optimizer, saved)
-        self.done = state["done"]
+        self.done, self.refused = state["done"], state.get("refused", 0)
 
 
 def trainable(module: Module) -> dict[str, Tensor]:
@@ -237,11 +294,13 @@ class Routine:
         """Evaluate and save what is due, in this order: a checkpoint has all its metrics before it. True: stop now."""
         scores: Metrics = {}
         if done == steps or due(done, self.evaluate_every):
+            updater.check(f"{phase} step {done}")
             scores = self._evaluate(phase, done, updater)
         over = done == steps or self.stop()
         if self.checkpoints is not None:
             rated = self.checkpoints.best is not None and bool(scores)
             if over or rated or due(done, self.save_every):
+                updater.check(f"{phase} step {done}")
                 self._save(self.checkpoints, phase, done, {**updater.state_dict(), "memory": memory}, scores, updater)
         return over
 
@@ -335,7 +394,7 @@ def train(
     order, which depends on the algorithm's seed alone. A `resume` of an earlier phase counts as step 0 of this one.
     """
     gather = gather_with(accelerator)
-    updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates)
+    updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates, routine.say)
     start, memory = restore(resume, phase, updater)
     drawn = memory.get("drawn", start * algorithm.prompts)
     stream = (problems[index] for index in permutation_stream(len(problems), algorithm.seed, phase, start=drawn))
@@ -361,7 +420,7 @@ def train(
                 updater.backward(part.value)
             meter.add(part.metrics)
             if part.last:
-                meter.close(updater.step())
+                meter.close(updater.step(f"{phase} step {step + 1}", meter.parts.get("policy/ratio_max", 0.0)))
         routine.log(step + 1, phase, {**batch.metrics, **meter.flush(), "time/learn": perf_counter() - began})
         if routine.after(phase, step + 1, steps, updater, memory):
             return step + 1
@@ -392,7 +451,7 @@ def train_sft(
     each would see the others.
     """
     gather = gather_with(accelerator)
-    updater = Updater(accelerator, policy, optimizer, options.steps)
+    updater = Updater(accelerator, policy, optimizer, options.steps, routine.say)
     start, memory = restore(resume, phase, updater)
     skip = start * options.batch
     if options.group_lengths:
@@ -421,7 +480,7 @@ def train_sft(
                 with updater.sync_when(stop == len(examples)):
                     updater.backward(loss.value)
                 meter.add(loss.metrics)
-        meter.close(updater.step())
+        meter.close(updater.step(f"{phase} step {step + 1}"))
         routine.log(step + 1, phase, {**meter.flush(), "time/learn": perf_counter() - began})
         if routine.after(phase, step + 1, options.steps, updater, memory):
             return step + 1
