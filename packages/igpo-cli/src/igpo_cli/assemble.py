@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -9,6 +10,7 @@ from attrs import evolve
 
 from igpo_cli.errors import UsageError, configuring
 from igpo_cli.judge import Judge
+from igpo_cli.launch import ranks
 from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
 from igpo_cli.tasks import task_name, tasks_of
@@ -24,10 +26,15 @@ else:
 
 
 def device_of(config: Config) -> str:
-    """The device that `device = "auto"` stands for here; the chosen one otherwise."""
-    if config.run.device != "auto":
-        return config.run.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device that `device = "auto"` stands for here; the chosen one otherwise. Each process of several has its own GPU."""
+    device = config.run.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks() > 1 and ":" in device:
+        raise UsageError(
+            f"--device {device}, but there are {ranks()} processes, which take one each. Use --device cuda."
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}" if ranks() > 1 and device == "cuda" else device
 
 
 def load_model(config: Config, path: str | None = None) -> Loaded:

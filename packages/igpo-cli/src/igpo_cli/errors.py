@@ -25,7 +25,9 @@ class UsageError(Exception):
 class RunError(Exception):
     """A run that had begun could not go on."""
 
-    exit_code = FAILED
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def close(word: str, choices: Iterable[str]) -> str | None:
@@ -51,14 +53,21 @@ def configuring() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def first() -> bool:
+    """Whether this is the only process of the command, or the first of several: the one that speaks for all."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def warn(message: str) -> None:
-    """A line on stderr; the program goes on."""
-    _print("warning:", "bold yellow", message)
+    """A line on stderr; the program goes on. Of several processes the first one says it."""
+    if first():
+        _print("warning:", "bold yellow", message)
 
 
 def note(message: str) -> None:
     """A line on stderr about what was understood; nothing is wrong."""
-    _print("note:", "bold", message)
+    if first():
+        _print("note:", "bold", message)
 
 
 def report(error: BaseException, verbose: bool) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 from attrs import frozen
 
+from igpo_cli import launch
 from igpo_rl import derive
 from igpo_rl.summary import pass_at_k
 
@@ -80,18 +81,18 @@ def summarise(correct: Sequence[int], samples: int) -> dict[str, float]:
 def evaluate(player: Player, problems: ProblemSet, *, samples: int, seed: int, rows: int = 256) -> Score:
     """Sample every problem `samples` times, `rows` canvases at a time, and judge them.
 
-    A sample's seed depends on the run's seed, its problem and its index alone, so the result does not move with `rows`.
+    The processes of a job share the samples, and each gets the whole score. A sample's seed depends on the run's seed,
+    its problem and its index alone, so the result does not move with `rows` or the number of processes.
     """
     work = [(problem, index) for problem in problems.problems for index in range(samples)]
     counts: dict[str, int] = {problem.key: 0 for problem in problems.problems}
     records: list[dict[str, object]] = []
-    for start in range(0, len(work), rows):
-        part = work[start : start + rows]
+    mine = launch.dealt(work)
+    for start in range(0, len(mine), rows):
+        part = mine[start : start + rows]
         seeds = torch.tensor([derive(seed, "evaluate", problem.key, index) for problem, index in part])
         played = player([problem for problem, _ in part], None, seeds)
         for at, (problem, index) in enumerate(part):
-            correct = bool(played.correct[at])
-            counts[problem.key] += correct
             task = problems.tasks[problem.key]
             records.append(
                 {
@@ -100,9 +101,12 @@ def evaluate(player: Player, problems: ProblemSet, *, samples: int, seed: int, r
                     "prompt": task.prompt,
                     "completion": played.texts[at],
                     "answer": task.answer,
-                    "correct": correct,
+                    "correct": bool(played.correct[at]),
                     "reward": float(played.reward[at]),
                     "note": played.notes[at],
                 }
             )
+    records = launch.collected(records)
+    for record in records:
+        counts[str(record["key"])] += bool(record["correct"])
     return Score(metrics=summarise(list(counts.values()), samples), rows=records)

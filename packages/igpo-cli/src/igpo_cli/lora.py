@@ -57,11 +57,11 @@ def merge(network: Any) -> Module:
     return merged
 
 
-def without_adapters(network: Any) -> Callable[..., Any]:
-    """The reference policy of a LoRA run: the same network with its adapters off."""
+def without_adapters(policy: Module, network: Any) -> Callable[..., Any]:
+    """The reference policy of a LoRA run: the policy with the adapters of the network within it off."""
 
     def reference(*inputs: Any, **named: Any) -> Any:
         with network.disable_adapter():
-            return network(*inputs, **named)
+            return policy(*inputs, **named)
 
     return reference

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from igpo_cli import errors
+from igpo_cli import errors, launch
 from igpo_cli.__about__ import __version__
 from igpo_cli.commands import App, canonical
 
@@ -53,6 +53,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()  # here a closed pipe is an error to be handled, at exit it would be a traceback
         return int(code)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
+        launch.stand_back(error)
         return errors.report(error, verbose=len(words) < len(argv))
 
 
@@ -66,7 +67,8 @@ def resumed(words: Sequence[str]) -> list[str]:
     """A run is resumed with its own run.toml, so that --help and flags are those of its plug-ins."""
     names = [name.removeprefix("--resume=") for name in words if name.startswith("--resume=")]
     names += [after for word, after in pairwise(words) if word == "--resume"]
-    return [str(file) for name in names[-1:] if (file := Path(name) / "run.toml").is_file()]
+    files = [Path(name) / "run.toml" for name in names[-1:]]
+    return [str(file) for file in files if file.is_file() and str(file) not in words]
 
 
 def build(argv: Sequence[str]) -> App:

@@ -80,6 +80,14 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+def of_job(parent: Path, job: str | None) -> Path | None:
+    """The folder that a job's processes made before the launcher started them anew."""
+    if job is None:
+        return None
+    written = sorted(parent.glob("*/environment.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path.parent for path in written if json.loads(path.read_text()).get("job") == job), None)
+
+
 def environment(device: str) -> dict[str, object]:
     """What the run ran on, for environment.json: versions and hardware; no names of people, hosts or paths."""
     names = ["igpo-sampling", "igpo-rl", "igpo-data", "igpo-cli", "torch", "transformers", "accelerate", "datasets"]

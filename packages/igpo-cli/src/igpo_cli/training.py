@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 from attrs import define, evolve, field
 
-from igpo_cli import errors, runs
+from igpo_cli import errors, launch, runs
 from igpo_cli.assemble import (
     algorithm_of,
     device_of,
@@ -52,6 +53,8 @@ else:
 
 def run(config: Config, *, resume: Path | None = None) -> Path:
     """Train as `config` says and return the run's folder; `resume` is the folder of a run to go on with."""
+    launch.join(device_of(config))
+    resume = resume or runs.of_job(Path(config.run.folder), launch.restarted())
     saved = newest(resume, config) if resume is not None else None
     loaded = load_model(config, started_from(resume, saved))
     try:
@@ -134,6 +137,7 @@ class Training:
         from accelerate import Accelerator
 
         sft = config.section("sft")
+        launch.require_shares({"prompts": config.igpo["prompts"], "[sft] batch": sft.batch})
         pairs: list[tuple[Tensor, Tensor]] = []
         dropped = 0
         if sft.steps:
@@ -156,9 +160,8 @@ class Training:
             verifier = stack.enter_context(verifier_of(config, scope))
             evaluations[name] = (player_of(config, loaded, held_out, verifier, scope), held_out, options.samples)
 
-        folder = resume or new_folder(config)
         device = device_of(config)
-        runs.write_json(folder / "environment.json", runs.environment(device))
+        folder = launch.on_main(lambda: begin(config, resume, device))
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.run.precision == "bfloat16" else "no",
@@ -169,7 +172,8 @@ class Training:
             stack.enter_context(runs.holding(folder))
         accelerator.init_trackers("trackers")
         stack.callback(accelerator.end_training)
-        screen = stack.enter_context(Screen(sft.steps + config.run.steps))
+        main = accelerator.is_main_process
+        screen = stack.enter_context(Screen(sft.steps + config.run.steps)) if main else None
         tracker = Tracker(
             folder,
             accelerator=accelerator,
@@ -200,14 +204,20 @@ class Training:
         if self.pairs and (self.saved is None or self.saved.phase == "sft"):
             self.sft()
             if self.problems is not None:
-                self.loaded.save(self.folder / "start")
+                self._save("start")
         if self.problems is not None:
             self.igpo()
         for account in filter(None, (judge.account() for judge in judges)):
             self._warn(account)
-        self.loaded.save(self.folder / "model")
+        self._save("model")
         self.tracker.message(f"model saved to {self.folder / 'model'}")
         return self.folder
+
+    def _save(self, name: str) -> None:
+        """The model as a directory that loads anywhere."""
+        if self.accelerator.is_main_process:
+            self.loaded.save(self.folder / name)
+        self.accelerator.wait_for_everyone()
 
     def sft(self) -> None:
         """Masked-diffusion SFT on the traces."""
@@ -238,10 +248,11 @@ class Training:
         algorithm = algorithm_of(self.config)
         frozen = copy.deepcopy(self.loaded.denoiser) if self._needs_copy(algorithm.loss.beta) else None
         policy = self._begin("igpo")
-        self.player = evolve(self.player, loaded=self.loaded, denoiser=policy)
+        # Ranks sample with unequal numbers of forwards, in each of which DDP would exchange buffers.
+        self.player = evolve(self.player, loaded=self.loaded, denoiser=self.accelerator.unwrap_model(policy))
         reference = None if frozen is None else self._alike(frozen)
         if self.config.section("lora").rank:
-            reference = without_adapters(policy)
+            reference = without_adapters(policy, self.accelerator.unwrap_model(policy))
         train(
             algorithm,
             policy,
@@ -319,8 +330,10 @@ class Training:
     def _evaluate(self, module: Module) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for name, (player, problems, samples) in self.evaluations.items():
-            score = evaluate(evolve(player, denoiser=module), problems, samples=samples, seed=self.config.run.seed)
-            score.write(self.folder / "eval" / f"{name}.jsonl")
+            player = evolve(player, denoiser=self.accelerator.unwrap_model(module))
+            score = evaluate(player, problems, samples=samples, seed=self.config.run.seed)
+            if self.accelerator.is_main_process:
+                score.write(self.folder / "eval" / f"{name}.jsonl")
             metrics |= {f"eval/{name}/{metric}": value for metric, value in score.metrics.items()}
         return metrics
 
@@ -347,7 +360,7 @@ class Training:
         if every and (step % every == 0 or step == 1):
             assert self.problems is not None
             rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), tasks=self.problems.tasks)
-            self.tracker.rollouts(step, rows)
+            self.tracker.rollouts(step, together(rows))
 
 
 def recompute_layers(denoiser: Any) -> None:
@@ -360,6 +373,20 @@ def recompute_layers(denoiser: Any) -> None:
     # The name it had in earlier versions of transformers.
     enable = getattr(denoiser, "activation_checkpointing_enable", None) or denoiser.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all ranks, groups numbered and sorted as a single process would have them."""
+    ranks, rank = launch.ranks(), launch.rank()
+    numbered = [{**row, "group": row["group"] * ranks + rank} for row in rows]
+    return sorted(chain.from_iterable(launch.gather(numbered)), key=lambda row: row["group"])
+
+
+def begin(config: Config, resume: Path | None, device: str) -> Path:
+    """The run's folder, with what it runs on written into it."""
+    folder = resume or new_folder(config)
+    runs.write_json(folder / "environment.json", runs.environment(device) | {"job": launch.job()})
+    return folder
 
 
 def new_folder(config: Config) -> Path:

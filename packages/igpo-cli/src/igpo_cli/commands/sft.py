@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from igpo_cli.commands import App, config_command
+from igpo_cli.launch import Accelerate, Processes, start
 
 if TYPE_CHECKING:
     from igpo_cli.config import Config
@@ -14,8 +17,10 @@ def register(app: App) -> None:
     """Adds the command."""
 
     @config_command(app, "sft")
-    def sft(config: Config) -> None:
+    def sft(config: Config, *, processes: Processes = None, accelerate: Accelerate = None) -> None:
         """Fine-tune a model on worked solutions; what `igpo train --steps 0` does."""
         from igpo_cli.training import run
 
+        if (code := start(app.argv, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
+            raise typer.Exit(code)
         run(config.replacing(steps=0))

@@ -9,6 +9,7 @@ import typer
 
 from igpo_cli.commands import App, config_command
 from igpo_cli.errors import UsageError
+from igpo_cli.launch import Accelerate, Processes, start
 
 if TYPE_CHECKING:
     from igpo_cli.config import Config
@@ -25,6 +26,8 @@ def register(app: App) -> None:
             Path | None,
             typer.Option(metavar="DIR", help="Go on with the run in this folder; flags go over its run.toml."),
         ] = None,
+        processes: Processes = None,
+        accelerate: Accelerate = None,
     ) -> None:
         """Train a model: masked-diffusion SFT, then IGPO, as the tables say."""
         from igpo_cli.training import run
@@ -33,4 +36,6 @@ def register(app: App) -> None:
             raise UsageError(
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
             )
+        if (code := start(app.argv, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
+            raise typer.Exit(code)
         run(config, resume=resume)

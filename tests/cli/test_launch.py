@@ -1,0 +1,210 @@
+"""Several processes through the real launcher give the run of one; what goes wrong ends all of them, and is said once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from igpo_cli import launch
+from igpo_cli.errors import RunError, UsageError
+from igpo_cli.main import run
+
+PLUGIN = Path(__file__).parent / "plugin_first_word.py"
+BOTH = ["--sft.steps", "2", "--sft.batch", "4", "--task.sft-problems", "8", "--sft.optimizer.lr", "0.1"]
+
+
+def words(folder, name, *more):
+    """Both phases, few steps, T = 1 in float64: greedy groups are all alike and would prove nothing."""
+    return [
+        "train",
+        *("--plugin", str(PLUGIN), "--verifier", "first-word", "--folder", str(folder), "--name", name),
+        *("--steps", "3", "--prompts", "4", "--group", "4", "--updates", "2", "--loss.negative-weight", "1"),
+        *("--dtype", "float64", "--sampler.steps", "5", "--task.train-problems", "12", "--eval.heldout.limit", "5"),
+        *("--eval.common.limit", "4", "--rollouts-every", "1", "--trackers", "", *BOTH, *more),
+    ]
+
+
+def igpo(*argv, environment=None):
+    """A process of its own: what a launcher does to signals and the environment stays there."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "igpo_cli", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+    )
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time")} for row in rows]
+
+
+def same_run(one, two):
+    """Numbers to 1e-9, tokens and texts exactly."""
+    for ours, theirs in zip(metrics(one), metrics(two), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9)
+    steps = [row for row in metrics(one) if "policy/loss" in row]
+    assert len(steps) == 3
+    assert any(abs(row["policy/loss"]) > 1e-6 for row in steps)
+    assert any(0 < row["stuck/before"] < 1 or row["hint/shown"] > 0 for row in steps)
+    for file in ("rollouts/step-1.jsonl", "rollouts/step-3.jsonl", "eval/heldout.jsonl", "eval/common.jsonl"):
+        assert (one / file).read_text() == (two / file).read_text()
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
+    assert max(float((weight - theirs[name]).abs().max()) for name, weight in ours.items()) < 1e-9
+
+
+@pytest.mark.timeout(240)
+def test_two_processes_give_the_run_of_one(tmp_path):
+    two = igpo(*words(tmp_path, "two", "--score-rows", "3"), "--processes", "2")
+    assert run(words(tmp_path, "one")) == 0
+    out, err = two.communicate()
+    assert two.returncode == 0, err
+    assert len(re.findall("model saved to", out)) == 1
+    same_run(tmp_path / "one", tmp_path / "two")
+    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert environment["job"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_with_adapters_give_the_run_of_one(tmp_path):
+    lora = ["--lora.rank", "2", "--loss.beta", "0.1"]
+    two = igpo(*words(tmp_path, "two", *lora), "--processes", "2")
+    assert run(words(tmp_path, "one", *lora)) == 0
+    assert two.wait() == 0, two.stderr.read()
+    same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_process_that_is_killed_takes_the_job_down(tmp_path):
+    job = igpo(*words(tmp_path, "two", "--steps", "1000"), "--processes", "2")
+    while not (tmp_path / "two" / "rollouts").exists():
+        time.sleep(0.2)
+        assert job.poll() is None
+    processes = psutil.Process(job.pid).children()
+    second = next(each for each in processes if each.environ()["RANK"] == "1")
+    killed = time.monotonic()
+    second.kill()
+    _, err = job.communicate(timeout=60)
+    assert time.monotonic() - killed < 60
+    assert job.returncode == 128 + signal.SIGKILL
+    assert re.findall("error: .*", err) == [
+        "error: process 1 of 2 was ended by SIGKILL, often for lack of memory, and so the run. "
+        "Go on with igpo train --resume and the run's folder."
+    ]
+    assert not any(each.is_running() for each in processes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
+    job = igpo(*words(tmp_path, "two", "--steps", "1000"), "--processes", "2")
+    while not (tmp_path / "two" / "rollouts").exists():
+        time.sleep(0.2)
+        assert job.poll() is None
+    processes = psutil.Process(job.pid).children()
+    job.kill()
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_error_of_all_processes_is_shown_once_and_its_code_passed_on(tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "file").touch()
+    job = igpo(*words(tmp_path, "held"), "--processes", "2")
+    _, err = job.communicate()
+    assert job.returncode == 2
+    assert [line for line in err.splitlines() if "error" in line] == [
+        f"error: {tmp_path / 'held'} is not empty. Continue with --resume {tmp_path / 'held'} or choose --name."
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_accelerates_cpu_launch_is_refused(tmp_path):
+    """It starts one process whatever --num_processes says, and says nothing."""
+    launched = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "-m",
+            "igpo_cli",
+            *words(tmp_path, "one"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert launched.returncode != 0
+    assert "accelerate launch was asked for several processes and started one" in launched.stderr
+    assert not (tmp_path / "one").exists()
+
+
+# One process of a job, without the others ------------------------------------------------------------------------------
+
+
+def test_accelerates_fsdp_is_refused_on_a_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="accelerate ignores FSDP on a CPU"):
+        launch.join("cpu")
+
+
+def test_fewer_processes_than_asked_for_are_refused(monkeypatch):
+    monkeypatch.setenv(launch.ASKED, "3")
+    with pytest.raises(UsageError, match=r"3 processes were asked for, but there are 1\."):
+        launch.join("cpu")
+
+
+def test_a_job_that_is_launched_already_starts_no_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launch.start(["train"], None, None, cpu=True) is None
+    assert launch.start(["train"], 4, None, cpu=True) is None
+    with pytest.raises(UsageError, match="--processes 2, but 4 were started"):
+        launch.start(["train"], 2, None, cpu=True)
+    with pytest.raises(UsageError, match="started by torchrun or accelerate launch"):
+        launch.start(["train"], None, Path("fsdp.yaml"), cpu=True)
+
+
+def test_one_process_is_started_by_nobody():
+    assert launch.start(["train"], None, None, cpu=True) is None
+    assert launch.start(["train"], 1, None, cpu=True) is None
+    with pytest.raises(UsageError, match="--processes 0: there must be at least one"):
+        launch.start(["train"], 0, None, cpu=True)
+
+
+def test_what_cannot_be_shared_is_refused_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "ranks", lambda: 3)
+    with pytest.raises(UsageError, match=r"prompts = 4 cannot be shared by 3 processes; use a multiple of 3\."):
+        launch.require_shares({"[sft] batch": 6, "prompts": 4})
+
+
+def test_shares_are_put_together_in_the_order_in_which_they_were_dealt(monkeypatch):
+    work, shares = list(range(7)), []
+    monkeypatch.setattr(launch, "ranks", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(launch, "rank", lambda rank=rank: rank)
+        shares.append(launch.dealt(work))
+    assert [len(share) for share in shares] == [3, 2, 2]
+    monkeypatch.setattr(launch, "gather", lambda _: shares)
+    assert launch.collected([]) == work
+
+
+def test_a_lost_connection_is_told_from_other_errors():
+    assert launch.lost(RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
+    assert not launch.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not launch.lost(RunError("NCCL"))
