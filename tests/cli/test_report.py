@@ -22,11 +22,13 @@ from typer.testing import CliRunner
 from igpo_cli.commands import report as command
 from igpo_cli.errors import UsageError
 from igpo_cli.evaluate import wilson
-from igpo_cli.report import write_report
-from igpo_cli.report.arms import read_arms
+from igpo_cli.health import Finding
+from igpo_cli.report import samples, write_report
+from igpo_cli.report.arms import families, mean, read_arms
 from igpo_cli.report.chart import POINTS, escape, smooth, thin, ticks
 from igpo_cli.report.page import page
-from igpo_cli.report.summary import Finding, comparison, findings, gain
+from igpo_cli.report.samples import reason
+from igpo_cli.report.summary import comparison, findings, gain
 from igpo_cli.tracking import Tracker
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\x1b[31m\x00\u202e\ud800</pre></title>"
@@ -58,6 +60,7 @@ def a_rollout(step: int, row: int, **values: Any) -> dict[str, Any]:
 def a_run(
     folder: Path,
     *,
+    seed: int = 0,
     injection: str = "uniform-chunks",
     opened: float = 0.5,
     end: float = 0.25,
@@ -69,7 +72,7 @@ def a_run(
     """A run directory written by the real tracker. Of 8 groups 6 are stuck at odd steps, 8 at even ones."""
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(
-        f'name = "{folder.name}"\nseed = 0\nsteps = {planned}\n\n[model]\nname = "tiny"\n\n[task]\nname = "lists"\n\n'
+        f'name = "{folder.name}"\nseed = {seed}\nsteps = {planned}\n\n[model]\nname = "tiny"\n\n[task]\nname = "lists"\n\n'
         f'[injection]\nname = "{injection}"\n\n[sft]\nsteps = 30\n'
     )
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "packages": {"torch": "2.13.0"}}))
@@ -278,6 +281,64 @@ def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
     assert "Nothing was measured yet" in read(page(read_arms([tmp_path]))).words
 
 
+def test_an_unfinished_line_is_left_out(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "igpo", planned=60)
+    for path in (run / "metrics.jsonl", run / "rollouts" / "step-12.jsonl"):
+        path.write_text(path.read_text() + '{"phase": "igpo", "step": 1')
+    found = read(page(read_arms([run]))).words
+    assert "at step 12 of 60" in found
+
+
+def test_sft_alone_has_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    (folder / "run.toml").write_text("seed = 0\nsteps = 0\n\n[sft]\nsteps = 30\n")
+    tracker = Tracker(folder)
+    for step in range(1, 31):
+        tracker.log(step, "sft", {"sft/loss": 3 / step, "sft/accuracy": 1 - 1 / step})
+    for step, value in ((0, 0.1), (30, 0.5)):
+        tracker.log(
+            step,
+            "sft",
+            {"eval/heldout/pass@1": value, "eval/heldout/low": value - 0.05, "eval/heldout/high": value + 0.05},
+        )
+    words = spaces(read(page(read_arms([folder]))).words)
+    assert "Accuracy on heldout 0.10 → 0.50" in words
+    assert "Supervised fine-tuning" in words
+    assert "Rollouts" not in words
+    assert "Stuck groups" not in words
+
+
+def test_values_carry_their_origins(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "igpo")
+    (run / "origins.json").write_text(json.dumps({"steps": "mine.toml", "injection.name": "flag", "seed": "default"}))
+    words = read(page(read_arms([run]))).words
+    assert "optionvaluefromsteps12mine.tomlinjection.nameuniform-chunksflagrun.toml" in words
+
+
+def test_time_by_phase_is_the_median_step(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "igpo", extra={"time/rollout": 2.5, "time/speed": 1234.5})
+    words = read(page(read_arms([run]))).words
+    assert "rollout2.5tokens a second of sampling1,234" in words
+
+
+def test_spikes_get_a_logarithmic_scale(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    tracker = Tracker(folder)
+    for step in range(12):
+        tracker.log(step, "igpo", {"policy/ratio_max": 7000.0 if step == 5 else 2.0 * (step > 0)})
+    text = page(read_arms([folder]))
+    (figure,) = [part for part in re.findall(r"<figure.*?</figure>", text, flags=re.DOTALL) if "Largest ratio" in part]
+    assert "logarithmic" in figure
+    heights = [
+        float(pair.split(",")[1]) for pair in re.findall(r'class="curve[^"]*" points="([^"]+)"', figure)[0].split()
+    ]
+    assert len(heights) == 11  # 0 has no logarithm
+    labels = re.findall(r'class="y"[^>]*>([^<]+)<', figure)
+    assert labels == ["1", "10", "100", "1e+03", "1e+04"]
+
+
 # Several runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -322,11 +383,11 @@ def test_options_in_which_the_arms_differ_are_listed(arms: list[Path]) -> None:
 
 def test_comparisons_that_are_not_fair_are_flagged(tmp_path: Path, arms: list[Path]) -> None:
     other = a_run(tmp_path / "other", steps=9, planned=9, problems=64)
-    found = [finding.text for finding in comparison(read_arms([arms[0], other]))]
-    assert "The runs differ in their steps: 12, 9" in found
+    found = [finding.text for finding in comparison(families(read_arms([arms[0], other])))]
+    assert "The runs differ in their steps: 12; 9" in found
     assert "The runs were evaluated on different numbers of problems of heldout" in found
     assert "Not the same information: igpo saw parts of the reference traces, grpo, resample did not" in [
-        finding.text for finding in comparison(read_arms(arms))
+        finding.text for finding in comparison(families(read_arms(arms)))
     ]
 
 
@@ -380,7 +441,7 @@ def test_the_worst_finding_comes_first(tmp_path: Path) -> None:
 
 def test_a_finding_of_all_arms_is_one_line(arms: list[Path]) -> None:
     words = read(page(read_arms(arms))).words
-    assert words.count("all planned steps were taken") == 1
+    assert words.count("All runs: All planned steps were taken") == 1
     assert Finding("good", "all planned steps were taken") in list(findings(arm_of(arms[0])))
 
 
@@ -409,7 +470,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     for folders in ([hostile_run(tmp_path)], [tmp_path / "<b onmouseover=alert(3)>&", other]):
         text = page(read_arms(folders))
         found = read(text)
-        assert len(found.of("script")) == 1
+        assert [attrs.get("type") for attrs in found.of("script")] == ["application/json", None]
+        assert not set(data_of(text)) & set("<>&")
         assert found.of("img") == []
         assert found.of("b", "onmouseover") == []
         assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
@@ -491,27 +553,140 @@ def test_a_running_mean_is_centred_and_shorter_at_the_ends() -> None:
 # Samples --------------------------------------------------------------------------------------------------------------
 
 
-def test_tokens_carry_their_step_and_hints_their_colour(tmp_path: Path) -> None:
-    found = page(read_arms([a_run(tmp_path / "igpo")]))
-    rows = re.findall(r'<p class="tokens" data-steps="(\d+)">(.*?)</p>', found)
-    assert rows[0] == (
-        "3",
-        '<i data-s="3" data-c="0.91">rev</i> <i class="hint">b</i> <i data-s="2" data-c="0.25">a</i> '
-        '<i data-s="2" data-c="1.00">&lt;eos&gt;</i> <small>and 1 more</small>',
-    )
-    assert len(rows) == 2  # a correct row and a wrong one
-    words = read(found).words
-    assert "was stuck; 1 of 2 rows replaced" in words
-    assert "reward 1, advantage −0.25" in words
+def data_of(text: str) -> str:
+    (found,) = re.findall(r'<script type="application/json" id=data>(.*?)</script>', text, flags=re.DOTALL)
+    return str(found)
 
 
-def test_the_latest_group_that_was_opened_is_shown_wherever_it_was_kept(tmp_path: Path) -> None:
+def groups_of(text: str) -> list[dict[str, Any]]:
+    """The data block with its words put in."""
+    data = json.loads(data_of(text))
+    words = data["words"]
+    for group in data["groups"]:
+        group |= {name: words[group[name]] for name in ("key", "prompt", "trace", "state")}
+        group["rows"] = [
+            (flags, words[facts], [words[token] for token in tokens], *rest)
+            for flags, facts, tokens, *rest in group["rows"]
+        ]
+    return list(data["groups"])
+
+
+def test_rollouts_carry_tokens_order_confidence_and_verdict(tmp_path: Path) -> None:
+    (group,) = groups_of(page(read_arms([a_run(tmp_path / "igpo")])))
+    assert (group["step"], group["prompt"], group["trace"]) == (12, "rev zip : a b ?", "rev b a zip a b")
+    assert group["state"] == "was stuck; 1 of 2 rows replaced"
+    right, wrong = group["rows"]
+    tokens = ["rev", " b", " a", " <eos>"]
+    assert right == (1 + 2 + 4, "reward 1, advantage \u22120.25", tokens, [2, -1, 1, 1], [91, 50, 25, 100], 1)
+    assert wrong == (0, "reward 0, advantage \u22120.25", tokens, [2, 0, 1, 1], [91, 50, 25, 100], 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"note": "no-answer"}, "no answer was found"),
+        ({"note": "of-its-own", "answer": "3"}, "of-its-own"),
+        ({"answer": "17", "expected": "18", "correct": False}, "answer 17, expected 18"),
+        ({"answer": "18", "expected": "18", "correct": False}, "answer 18 is right, but not the working"),
+        ({"answer": "18", "expected": "18", "correct": True, "derived": 0.0}, "answer 18, but the working is wrong"),
+        ({"answer": "18", "expected": "18", "correct": True, "derived": None}, "answer 18"),
+        ({}, ""),
+    ],
+)
+def test_a_verdict_has_its_reason(row: dict[str, Any], why: str) -> None:
+    assert reason(row) == why
+
+
+def test_the_telling_groups_come_first(tmp_path: Path) -> None:
     run = a_run(tmp_path / "igpo")
-    tracker = Tracker(run)
-    for step in (13, 14):
-        tracker.rollouts(step, [a_rollout(step, 0), a_rollout(step, 1)])
-    shown = re.findall(r"<article><header><b>step (\d+)</b><span>(.*?)</span>", page(read_arms([run])))
-    assert shown == [("12", "train-12"), ("14", "train-14")]
+    states = {0: (True, True), 1: (False, False), 2: (True, False), 3: (True, True)}
+    rows = [
+        a_rollout(13, row, group=group, correct=verdict, hinted=group == 3 and row == 0, stuck=group == 1)
+        for group, verdicts in states.items()
+        for row, verdict in enumerate(verdicts)
+    ]
+    Tracker(run).rollouts(13, rows)
+    found = [group for group in groups_of(page(read_arms([run]))) if group["step"] == 13]
+    assert [group["state"] for group in found] == [
+        "2 of 2 rows correct",  # one of them inpainted
+        "1 of 2 rows correct",
+        "stuck",
+        "2 of 2 rows correct",
+    ]
+
+
+def test_what_does_not_fit_is_left_out_evenly_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(tmp_path / "igpo")
+    for step in range(1, 41):
+        rows = [a_rollout(step, row, group=group) for group in range(4) for row in range(2)]
+        Tracker(run).rollouts(step, rows)
+    monkeypatch.setattr(samples, "BUDGET", 40 * 2 * 4)  # 40 groups of two rows of four tokens
+    text = page(read_arms([run]))
+    found = groups_of(text)
+    assert len(found) == 40
+    steps = [group["step"] for group in found]
+    assert (max(steps), min(steps), len(set(steps))) == (40, 1, samples.STEPS)
+    assert "Left out to keep the page small: 56 of 96 groups and the rollouts of 16 steps" in read(text).words
+
+
+def test_one_group_is_always_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "BUDGET", 0)
+    assert len(groups_of(page(read_arms([a_run(tmp_path / "igpo")])))) == 1
+
+
+# Seeds ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Path]:
+    """Three seeds of one arm, two of another; each from its own checkpoint."""
+    folders = []
+    for seed, end in ((1, 0.25), (2, 0.5), (3, 0.375)):
+        folders.append(a_run(tmp_path / f"igpo-{seed}", seed=seed, end=end))
+    for seed, end in ((1, 0.0625), (2, 0.125)):
+        folders.append(a_run(tmp_path / f"grpo-{seed}", seed=seed, end=end, injection="none", opened=0.0))
+    return folders
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_arm(seeds: list[Path], tmp_path: Path) -> None:
+    other = a_run(tmp_path / "igpo-9", seed=9, planned=24)
+    found = families(read_arms([*seeds, other]))
+    assert [(family.name, len(family.arms)) for family in found] == [("igpo", 3), ("grpo", 2), ("igpo-9", 1)]
+    twins = [a_run(tmp_path / folder / "igpo", seed=1) for folder in ("a", "b")]
+    assert [len(family.arms) for family in families(read_arms(twins))] == [1, 1]  # the same seed twice
+
+
+def test_a_seed_that_is_also_another_number_tells_no_runs_apart(tmp_path: Path) -> None:
+    arms = [a_run(tmp_path / f"igpo-{seed}", seed=seed) for seed in (12, 30)]  # 12 steps, 30 of SFT
+    assert len(families(read_arms(arms))) == 1
+
+
+def test_several_seeds_have_means_and_standard_errors(seeds: list[Path]) -> None:
+    words = spaces(read(page(read_arms(seeds))).words)
+    best, other = mean([0.25, 0.5, 0.375]), mean([0.0625, 0.125])
+    assert best is not None
+    assert other is not None
+    assert (best.value, best.error) == pytest.approx((0.375, 0.125 / math.sqrt(3)))
+    assert "igpo ends highest on heldout: 0.38 \u00b1 0.07 against 0.09 \u00b1 0.03 of grpo (3 and 2 seeds)" in words
+    error = math.hypot(best.error or 0, other.error or 0)
+    assert f"a difference of +0.28 \u00b1 {error:.2f} (standard error)" in words
+    assert "accuracy on heldout 0.06 \u2192 0.38 \u00b1 0.07 (mean \u00b1 standard error of 3 seeds)" in words
+
+
+def test_arms_within_two_standard_errors_are_not_ranked(tmp_path: Path) -> None:
+    arms = [a_run(tmp_path / f"one-{seed}", seed=seed, end=end) for seed, end in ((1, 0.1), (2, 0.5))]
+    arms += [a_run(tmp_path / f"two-{seed}", seed=seed, end=end, planned=24) for seed, end in ((1, 0.2), (2, 0.3))]
+    words = read(page(read_arms(arms))).words
+    assert "On heldout one and two cannot be told apart" in words
+
+
+def test_curves_of_seeds_are_means_with_every_seed_behind(seeds: list[Path]) -> None:
+    text = page(read_arms(seeds[:3]))
+    found = read(text)
+    (accuracy,) = [line for line in found.of("polyline", "curve") if line["data-p"] == "0:0.0625 12:0.375"]
+    assert accuracy["data-label"] == "igpo"
+    figure = next(part for part in re.findall(r"<figure.*?</figure>", text, flags=re.DOTALL) if "Accuracy on" in part)
+    assert figure.count('class="raw a0"') == 3
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -593,7 +768,45 @@ QUIET = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
-PROBE = ["--allow-file-access-from-files", "--window-size=1400,1000", "--dump-dom"]
+PROBE = ["--enable-logging=stderr", "--allow-file-access-from-files", "--window-size=1400,1000", "--dump-dom"]
+
+
+ACT = """
+onload = () => {
+  const d = f.contentDocument, e = d.documentElement, w = f.contentWindow, seen = {};
+  const all = (what) => d.querySelectorAll(what), set = (node, value, kind) => {
+    node.value = value; node.dispatchEvent(new w.Event(kind));
+  };
+  const later = () => all("article:first-of-type .row:first-of-type .later").length;
+  seen.wide = e.scrollWidth;
+  seen.groups = all("article").length;
+  seen.tinted = all(".tokens [data-s][style]").length;
+  seen.images = d.images.length;
+  seen.hint = w.getComputedStyle(d.querySelector(".hint")).backgroundColor;
+  seen.done = later();
+  const slider = d.querySelector("input[type=range]");
+  set(slider, 1, "input");
+  seen.one = later();
+  seen.says = d.querySelector(".stepper output").textContent;
+  set(slider, 0, "input");
+  seen.zero = later();
+  d.querySelector("[data-kind=hinted]").click();
+  seen.hinted = [...all(".row")].every((row) => row.querySelector(".verdict .hinted"));
+  seen.rows = all(".row").length;
+  d.querySelector("[data-kind=all]").click();
+  set(d.querySelector("input[type=search]"), "train-12", "input");
+  seen.found = d.querySelector(".found output").textContent;
+  set(d.querySelector("input[type=search]"), "no such text", "input");
+  seen.none = all("article").length;
+  set(d.querySelector("input[type=search]"), "", "input");
+  const box = d.querySelector("svg[data-x]").getBoundingClientRect();
+  d.querySelector("svg[data-x]").dispatchEvent(
+    new w.PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 9 }));
+  seen.tip = d.querySelector(".tip").textContent;
+  seen.wideAfter = e.scrollWidth;
+  document.title = JSON.stringify(seen);
+}
+"""
 
 
 @pytest.mark.slow
@@ -603,13 +816,8 @@ def test_the_page_works_in_a_browser(arms: list[Path], tmp_path: Path, width: in
     """The script runs under the page's own policy, nothing hostile does, and nothing is wider than the screen."""
     out = write_report([*arms, hostile_run(tmp_path / "deep")], tmp_path / "report.html")
     probe = tmp_path / "probe.html"
-    probe.write_text(
-        f"<iframe id=f src='{out.name}' style='width:{width}px;height:900px;border:0'></iframe><script>"
-        "onload = () => { const d = f.contentDocument, e = d.documentElement; document.title = JSON.stringify({"
-        "wide: e.scrollWidth, replay: d.querySelectorAll('button:not([hidden])').length,"
-        "tinted: d.querySelectorAll('.tokens [data-s][style]').length, images: d.images.length,"
-        "back: f.contentWindow.getComputedStyle(d.querySelector('.hint')).backgroundColor}) }</script>"
-    )
+    frame = f"<iframe id=f src='{out.name}' style='width:{width}px;height:900px;border:0'></iframe>"
+    probe.write_text(f"<!doctype html>{frame}<script>{ACT}</script>")
     done = subprocess.run(
         [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *PROBE, probe.as_uri()],
         capture_output=True,
@@ -617,11 +825,36 @@ def test_the_page_works_in_a_browser(arms: list[Path], tmp_path: Path, width: in
         timeout=120,
         check=True,
     )
+    assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
     title = re.search("<title>(.*?)</title>", done.stdout)
     assert title is not None, done.stderr[-2000:]
     seen = json.loads(html.unescape(title.group(1)))
     assert seen["wide"] <= width
-    assert seen["replay"] > 0
+    assert seen["wideAfter"] <= width
+    assert seen["groups"] == 4
     assert seen["tinted"] > 0
     assert seen["images"] == 0
-    assert seen["back"] != "rgba(0, 0, 0, 0)"
+    assert seen["hint"] != "rgba(0, 0, 0, 0)"
+    # The row with a hint: steps 2, given, 1, 1 from 0 on, so none of its three own tokens stands at step 1.
+    assert (seen["done"], seen["one"], seen["zero"]) == (0, 3, 3)
+    assert seen["says"] == "step 1 of 3"
+    assert seen["hinted"]
+    assert seen["rows"] == 4
+    assert seen["found"] == "6 rollouts in 3 groups"
+    assert seen["none"] == 0
+    assert seen["tip"].startswith("step ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_an_error_of_the_script_would_be_seen(tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.html"
+    faulty.write_text("<script>nothing.here()</script><script>console.error('spoken')</script>")
+    done = subprocess.run(
+        [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *PROBE, faulty.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr.count("CONSOLE") == 2

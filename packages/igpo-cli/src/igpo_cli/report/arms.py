@@ -1,11 +1,16 @@
-"""A finished (or running) run as the report reads it. Several runs in one report are its arms."""
+"""A finished (or running) run as the report reads it. Several runs in one report are its arms.
+
+Runs that differ in nothing but their seed are one family: a curve of means, a mean with its standard error.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,9 @@ from attrs import frozen
 
 from igpo_cli.health import History, Points, number
 from igpo_cli.tracking import Score, read_metrics, rollout_files, scores
+
+COLOURS = 6
+"""Colours of the style sheet; a seventh family gets the first one again."""
 
 
 @frozen(kw_only=True)
@@ -34,6 +42,8 @@ class Arm:
     rows: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
     config_text: str
+    origins: Mapping[str, str]
+    """Where each value of the configuration came from, by dotted key; empty where that was not kept."""
     environment: Mapping[str, Any]
     rollouts: Mapping[int, Path]
 
@@ -116,6 +126,7 @@ def read_arm(folder: Path, name: str) -> Arm:
         raise ValueError(
             f"{folder} is no run: it holds no metrics.jsonl. Give the folder of a run, such as runs/tiny-1."
         )
+    origins = _object(folder / "origins.json")
     path = folder / "run.toml"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     try:
@@ -128,7 +139,8 @@ def read_arm(folder: Path, name: str) -> Arm:
         rows=[row for row in read_metrics(folder) if row.get("phase") in ("sft", "igpo") and number(row.get("step"))],
         config=config,
         config_text=text,
-        environment=_environment(folder / "environment.json"),
+        origins={key: origin for key, origin in origins.items() if isinstance(origin, str)},
+        environment=_object(folder / "environment.json"),
         rollouts=rollout_files(folder),
     )
 
@@ -144,7 +156,7 @@ def read_arms(folders: Sequence[Path]) -> list[Arm]:
     return [read_arm(folder, "/".join(folder.parts[-depth:])) for folder in folders]
 
 
-def _environment(path: Path) -> Mapping[str, Any]:
+def _object(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -152,6 +164,77 @@ def _environment(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     return found if isinstance(found, dict) else {}
+
+
+# Seeds -----------------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Mean:
+    """Of one number a seed."""
+
+    value: float
+    error: float | None
+    """The standard error of the mean; None of a single number."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + ("" if self.error is None else f" \u00b1 {self.error:.2f}")
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """None of no values."""
+    if not values:
+        return None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Mean(statistics.fmean(values), error)
+
+
+@frozen
+class Family:
+    """Runs that differ in nothing but their seed."""
+
+    name: str
+    colour: int
+    arms: Sequence[Arm]
+
+    def of(self, measure: Callable[[Arm], float | None]) -> Mean | None:
+        """Over the runs that have it."""
+        return mean([value for arm in self.arms if (value := measure(arm)) is not None])
+
+
+def families(arms: Sequence[Arm]) -> list[Family]:
+    """In the order of their first runs; a run without a configuration or a seed stands alone."""
+    groups: dict[object, list[Arm]] = {}
+    for arm in arms:
+        key = _but_seed(arm) if "seed" in arm.config else arm.name
+        groups.setdefault(key, []).append(arm)
+    split = [
+        part
+        for members in groups.values()
+        for part in (
+            [members]
+            if len({arm.config.get("seed") for arm in members}) == len(members)
+            else [[arm] for arm in members]
+        )
+    ]
+    names = [_common(part) for part in split]
+    names = [name if names.count(name) == 1 else part[0].name for name, part in zip(names, split, strict=True)]
+    return [Family(name, index % COLOURS, part) for index, (name, part) in enumerate(zip(names, split, strict=True))]
+
+
+def _but_seed(arm: Arm) -> str:
+    """The configuration as text without what a run is called; the seed's number in a path is no difference."""
+    flat = {key: value for key, value in flatten(arm.config).items() if key not in ("name", "folder", "seed")}
+    number = rf"(?<![\d.]){re.escape(str(arm.config['seed']))}(?![\d.])"
+    plain = {key: re.sub(number, "seed", value) if isinstance(value, str) else value for key, value in flat.items()}
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _common(arms: Sequence[Arm]) -> str:
+    """The words that the names of the runs share: igpo of igpo-1 and igpo-2, and of seed-1/igpo and seed-2/igpo too."""
+    first, *others = (re.split(r"[-_/ ]", arm.name) for arm in arms)
+    shared = [word for word in first if all(word in other for other in others) and word != "seed"]
+    return "-".join(shared) if others and shared else arms[0].name
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,8 +28,8 @@ class Line:
     dashed: bool = False
     intervals: Sequence[tuple[int, float, float]] = ()
     """(step, low, high)."""
-    raw: Points = field(factory=list)
-    """Drawn faintly behind a smoothed line."""
+    raw: Sequence[Points] = ()
+    """Drawn faintly behind: what was measured, or the single seeds."""
     down_to: Points = field(factory=list)
     """A second line of the same steps; the area between them is shaded."""
 
@@ -78,14 +78,30 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(f"{index * step:.10g}") for index in range(first, max(last, first + 1) + 1)]
 
 
-def chart(title: str, caption: str, lines: Sequence[Line], *, wide: bool = False, top: float | None = None) -> str:
-    """A figure with its title and a sentence that says how to read it. `caption` is HTML."""
+def powers(low: float, high: float) -> list[float]:
+    """Powers of ten that cover [low, high], at most six of them; low > 0."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    last = max(last, first + 1)
+    step = -(-(last - first) // 5)
+    return [10.0**power for power in range(first, last + step, step)]
+
+
+def chart(
+    title: str, caption: str, lines: Sequence[Line], *, wide: bool = False, top: float | None = None, log: bool = False
+) -> str:
+    """A figure with its title and a sentence that says how to read it. `caption` is HTML.
+
+    `log`: a logarithmic scale; all values must be positive.
+    """
     width, height = (600, 290) if wide else (420, 240)
     left, right, above, below = (58, 14, 12, 34) if wide else (54, 12, 12, 32)
     steps = [step for line in lines for step, _ in line.points]
-    values = [value for line in lines for _, value in [*line.points, *line.raw, *line.down_to]]
+    drawn = [points for line in lines for points in (line.points, *line.raw, line.down_to)]
+    values = [value for points in drawn for _, value in points]
     values += [bound for line in lines for _, low, high in line.intervals for bound in (low, high)]
-    y_ticks = ticks(min(0.0, *values), max(values) if top is None else top)
+    y_ticks = powers(min(values), max(values)) if log else ticks(min(0.0, *values), max(values) if top is None else top)
+    scale = math.log10 if log else float
+    floor, ceiling = scale(y_ticks[0]), scale(y_ticks[-1])
     first, last = min(steps), max(max(steps), min(steps) + 1)
     x_ticks = ticks(first, last)
     if 0 < x_ticks[-1] - last < 0.02 * (last - first):
@@ -96,7 +112,7 @@ def chart(title: str, caption: str, lines: Sequence[Line], *, wide: bool = False
         return left + (step - first) / (last - first) * (width - left - right)
 
     def y(value: float) -> float:
-        return above + (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0]) * (height - above - below)
+        return above + (ceiling - scale(value)) / (ceiling - floor) * (height - above - below)
 
     parts = [
         f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
@@ -105,8 +121,8 @@ def chart(title: str, caption: str, lines: Sequence[Line], *, wide: bool = False
     ]
     parts += [f'<text class="x" x="{x(tick):.1f}" y="{height - 12}">{tick:g}</text>' for tick in x_ticks]
     parts.append(f'<text class="x step" x="{left - 16}" y="{height - 12}">step</text>')
-    parts += [drawn for line in lines for drawn in _areas(line, x, y)]
-    parts += [drawn for index, line in enumerate(lines) for drawn in _curve(line, x, y, shift=_shift(index, lines))]
+    parts += [part for line in lines for part in _areas(line, x, y)]
+    parts += [part for index, line in enumerate(lines) for part in _curve(line, x, y, shift=_shift(index, lines))]
     label = escape(f"{title}: " + ", ".join(dict.fromkeys(line.label for line in lines)))
     size = "wide" if wide else "small"
     return (
@@ -134,7 +150,7 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float],
         return " ".join(f"{x(step) + shift:.1f},{y(value):.1f}" for step, value in points)
 
     colour = f"a{line.arm}"
-    parts = [f'<polyline class="raw {colour}" points="{path(line.raw)}"/>'] if line.raw else []
+    parts = [f'<polyline class="raw {colour}" points="{path(points)}"/>' for points in line.raw]
     for step, low, high in line.intervals:
         parts.append(f'<path class="interval {colour}" d="M{x(step) + shift:.1f} {y(low):.1f}V{y(high):.1f}"/>')
     data = " ".join(f"{step}:{short(value)}" for step, value in line.points)
@@ -151,15 +167,17 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float],
     return parts
 
 
-def whisker(value: float, low: float | None, high: float | None, arm: int, top: float) -> str:
+def whisker(value: float, low: float | None, high: float | None, colour: int, top: float) -> str:
     """A dot with its interval on a scale from 0 to `top`, for a table's cell."""
     width, height = 120, 16
 
     def x(share: float) -> float:
         return 4 + share / top * (width - 8)
 
-    line = "" if low is None or high is None else f'<path class="interval a{arm}" d="M{x(low):.1f} 8H{x(high):.1f}"/>'
+    line = (
+        "" if low is None or high is None else f'<path class="interval a{colour}" d="M{x(low):.1f} 8H{x(high):.1f}"/>'
+    )
     return (
         f'<svg class="whisker" viewBox="0 0 {width} {height}" aria-hidden="true"><path class="grid" d="M4 8H{width - 4}"/>'
-        f'{line}<circle class="dot a{arm}" cx="{x(value):.1f}" cy="8" r="3.5"/></svg>'
+        f'{line}<circle class="dot a{colour}" cx="{x(value):.1f}" cy="8" r="3.5"/></svg>'
     )

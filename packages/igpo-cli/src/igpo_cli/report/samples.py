@@ -1,107 +1,200 @@
-"""Rollouts as they were written: hint tokens coloured, the order of unmasking under the pointer, the verdict beside them."""
+"""Rollouts as they were written, as data for the page's script: tokens, the order in which they were committed, verdicts.
+
+A page holds BUDGET tokens. What does not fit is left out by whole groups, the least telling first, evenly over the run.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
+from attrs import define, field, frozen
+
 from igpo_cli.health import number, short
+from igpo_cli.pieces import visible
 from igpo_cli.report.arms import Arm
-from igpo_cli.report.chart import escape
 from igpo_cli.tracking import read_rollouts
 
+BUDGET = 24_000
+"""Tokens that a page shows, of all its runs together: about 250 kB."""
 LONGEST = 512
 """Tokens of a row and characters of a prompt or trace (times four) that are shown."""
-
-LOOKED_AT = 20
-"""Steps, from the last one back, in which a group that was opened is looked for."""
+STEPS = 24
+"""Steps of a run that are read, evenly spaced, the first and the last among them."""
 
 Row = Mapping[str, Any]
+Group = Sequence[Row]
+
+REASONS = {
+    "no-answer": "no answer was found",
+    "unverifiable": "could not be verified",
+    "timeout": "the verifier ran out of time",
+    "memory": "the verifier ran out of memory",
+    "too-long": "the answer is too long to be verified",
+    "error": "the verifier failed on it",
+}
+"""What the notes of verdicts mean; any other note is shown as it is."""
 
 
-def samples(arm: Arm) -> str:
-    """The latest group that the second rollout opened, others of the last kept step, and one of the first, as HTML."""
+@define
+class Words:
+    """Every text once; the rows hold numbers."""
+
+    places: dict[str, int] = field(factory=dict)
+
+    def __call__(self, text: object) -> int:
+        return self.places.setdefault(visible(str(text)), len(self.places))
+
+
+@frozen
+class Shown:
+    """The groups of one run that the page holds, and how many were kept by the run."""
+
+    groups: Sequence[tuple[int, Group]]
+    """(step, rows), by step."""
+    found: int
+    """Groups of the steps that were read."""
+    steps: int
+    """Steps whose rollouts were kept."""
+
+
+def chosen(arm: Arm, budget: int) -> Shown:
+    """As many whole groups as hold `budget` tokens, one at least; step by step in turn, the telling ones first."""
     steps = list(arm.rollouts)
-    kept = {step: _groups(read_rollouts(arm.folder, step)) for step in [*steps[:1], *steps[-LOOKED_AT:]]}
-    opened = [(step, group) for step in reversed(kept) for group in kept[step] if _opened(group)][:1]
-    last = [(step, group) for step in steps[-1:] for group in kept[step] if (step, group) not in opened]
-    first = [(step, group) for step in steps[:1] for group in kept[step] if (step, group) not in [*opened, *last]]
-    return "".join(_group(step, group) for step, group in [*opened, *last[: 2 - len(opened)], *first[:1]])
+    if len(steps) > STEPS:
+        steps = [steps[round(index * (len(steps) - 1) / (STEPS - 1))] for index in range(STEPS)]
+    queues = [[(step, group) for group in _groups(read_rollouts(arm.folder, step))] for step in steps]
+    shown: list[tuple[int, Group]] = []
+    for turn in zip_longest(*reversed(queues)):
+        for item in filter(None, turn):
+            budget -= sum(_end(row) for row in item[1])
+            if shown and budget < 0:
+                break
+            shown.append(item)
+        if budget < 0:
+            break
+    order = {step: place for place, step in enumerate(steps)}
+    shown.sort(key=lambda item: -order[item[0]])
+    return Shown(shown, sum(map(len, queues)), len(arm.rollouts))
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """The most telling first: one that was opened, one with both verdicts, any other."""
+def rollouts(arms: Sequence[Arm], colours: Sequence[int]) -> tuple[str, str]:
+    """(JSON for a data block, one sentence on what is left out); two empty texts where no run kept rollouts."""
+    arms_with = [(arm, colour) for arm, colour in zip(arms, colours, strict=True) if arm.rollouts]
+    words = Words()
+    table: list[dict[str, Any]] = []
+    names, missing, steps = [], 0, 0
+    for place, (arm, colour) in enumerate(arms_with):
+        shown = chosen(arm, BUDGET // len(arms_with))
+        names.append([words(arm.name), colour])
+        missing += shown.found - len(shown.groups)
+        steps += max(0, shown.steps - STEPS)
+        table += [_group(place, step, group, words) for step, group in shown.groups]
+    if not table:
+        return "", ""
+    left = []
+    if missing:
+        left.append(f"{missing:,} of {missing + len(table):,} groups")
+    if steps:
+        left.append(f"the rollouts of {steps:,} steps")
+    note = (
+        f"Left out to keep the page small: {' and '.join(left)}; they are in the rollouts/ folder of the run."
+        if left
+        else ""
+    )
+    text = json.dumps(
+        {"words": list(words.places), "arms": names, "groups": table}, ensure_ascii=False, separators=(",", ":")
+    )
+    # Nothing in a data block may end it or open a comment.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"), note
+
+
+def _groups(rows: Sequence[Row]) -> list[Group]:
+    """The most telling first: opened, with both verdicts, stuck, all correct in turn."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.get("group"), []).append(row)
-    by_telling = sorted(groups.values(), key=lambda group: -len({bool(row.get("correct")) for row in group}))
-    opened = [group for group in by_telling if _opened(group)]
-    others = [group for group in by_telling if not _opened(group)]
-    return [*opened[:1], *others, *opened[1:]]
+    kinds: list[list[Group]] = [[], [], [], []]
+    for group in groups.values():
+        verdicts = {bool(row.get("correct")) for row in group}
+        opened = any(row.get("hinted") for row in group)
+        kinds[0 if opened else 1 if len(verdicts) > 1 else 2 if False in verdicts else 3].append(group)
+    return [group for turn in zip_longest(*kinds) for group in turn if group is not None]
 
 
-def _opened(group: Sequence[Row]) -> bool:
-    return any(row.get("hinted") for row in group)
-
-
-def _group(step: int, group: Sequence[Row]) -> str:
+def _group(arm: int, step: int, group: Group, words: Words) -> dict[str, Any]:
     head = group[0]
     correct = sum(bool(row.get("correct")) for row in group)
     hinted = sum(bool(row.get("hinted")) for row in group)
     state = f"{correct} of {len(group)} rows correct"
     if head.get("stuck"):
         state = f"was stuck; {hinted} of {len(group)} rows replaced" if hinted else "stuck"
-    parts = [
-        f"<article><header><b>step {step}</b><span>{escape(head.get('key', ''))}</span><span>{state}</span></header>",
-        f"<dl><dt>prompt</dt><dd>{escape(_cut(head.get('prompt')))}</dd>",
-        f"<dt>trace</dt><dd>{escape(_cut(head.get('trace')))}</dd></dl>" if head.get("trace") else "</dl>",
-    ]
-    chosen = [
-        next((row for row in reversed(group) if bool(row.get("correct")) is verdict), None) for verdict in (True, False)
-    ]
-    return "".join(parts) + "".join(_row(row) for row in chosen if row is not None) + "</article>"
+    found = {
+        "arm": arm,
+        "step": step,
+        "key": words(head.get("key", "")),
+        "prompt": words(_cut(head.get("prompt", ""))),
+        "state": words(state),
+        "stuck": int(bool(head.get("stuck"))),
+        "rows": [_row(row, words) for row in _by_telling(group)],
+    }
+    return found | ({"trace": words(_cut(head["trace"]))} if head.get("trace") else {})
+
+
+def _by_telling(group: Group) -> Iterator[Row]:
+    """A correct row (the one with hints, if there is one), a wrong one, then the rest."""
+    best = max(group, key=lambda row: (bool(row.get("correct")), bool(row.get("hinted"))))
+    other = next((row for row in group if bool(row.get("correct")) != bool(best.get("correct"))), None)
+    yield best
+    if other is not None:
+        yield other
+    yield from (row for row in group if row is not best and row is not other)
 
 
 def _cut(text: object) -> str:
-    words = str(text)
-    return words if len(words) <= 4 * LONGEST else words[: 4 * LONGEST] + " \u2026"
+    whole = str(text)
+    return whole if len(whole) <= 4 * LONGEST else whole[: 4 * LONGEST] + " \u2026"
 
 
-def _row(row: Row) -> str:
-    correct = bool(row.get("correct"))
-    facts = [f"reward {short(row['reward'])}"] if number(row.get("reward")) else []
-    if number(row.get("advantage")):
-        facts.append(f"advantage {row['advantage']:+.2f}".replace("-", "\u2212"))
-    if row.get("note"):
-        facts.append(escape(row["note"]))
-    badge = '<b class="ok">correct</b>' if correct else '<b class="no">wrong</b>'
-    hinted = '<b class="hinted">with hints</b>' if any(row.get("hint") or []) else ""
-    if row.get("hinted") and not hinted:
-        hinted = '<b class="hinted">second rollout</b>'
-    steps = max((int(at) for at in row.get("order") or [] if number(at)), default=-1) + 1
-    replay = '<button type="button" hidden>replay</button>' if steps else ""
-    return (
-        f'<div class="row"><div class="verdict">{badge}{hinted}<span>{", ".join(facts)}</span>{replay}</div>'
-        f'<p class="tokens" data-steps="{steps}">{"".join(_tokens(row))}</p></div>'
-    )
+def reason(row: Row) -> str:
+    """Why the verdict is what it is, as far as the verifier says."""
+    note, answer, expected = row.get("note"), row.get("answer"), row.get("expected")
+    if note:
+        return REASONS.get(str(note), str(note))
+    if answer is None:
+        return ""
+    text = f"answer {_cut(answer)}"
+    if row.get("correct"):
+        return text + (", but the working is wrong" if row.get("derived") == 0 else "")
+    if expected is None:
+        return text
+    return f"{text} is right, but not the working" if answer == expected else f"{text}, expected {_cut(expected)}"
 
 
-def _tokens(row: Row) -> Iterator[str]:
+def _end(row: Row) -> int:
     tokens = row.get("tokens") or []
-    end = min(int(row["end"]) if number(row.get("end")) else len(tokens), LONGEST)
+    return min(int(row["end"]) if number(row.get("end")) else len(tokens), LONGEST)
+
+
+def _row(row: Row, words: Words) -> list[Any]:
+    """[flags, facts, tokens, order, confidence, tokens left out]; order -1 where given, confidence in percent, -1 unknown."""
+    tokens, end = row.get("tokens") or [], _end(row)
     order, confidence, hint = (
         list(row.get(name) or []) + [None] * len(tokens) for name in ("order", "confidence", "hint")
     )
-    for index, token in enumerate(tokens[:end]):
-        text = str(token)
-        word = text.lstrip()
-        yield escape(text[: len(text) - len(word)])
-        if hint[index]:
-            yield f'<i class="hint">{escape(word)}</i>'
-        elif number(order[index]) and order[index] >= 0:
-            sure = f' data-c="{confidence[index]:.2f}"' if number(confidence[index]) else ""
-            yield f'<i data-s="{int(order[index]) + 1}"{sure}>{escape(word)}</i>'
-        else:
-            yield escape(word)
-    if len(tokens) > end:
-        yield f" <small>and {len(tokens) - end} more</small>"
+    facts = [f"reward {short(row['reward'])}"] if number(row.get("reward")) else []
+    if number(row.get("advantage")):
+        facts.append(f"advantage {row['advantage']:+.2f}".replace("-", "\u2212"))
+    if why := reason(row):
+        facts.insert(0, why)
+    flags = bool(row.get("correct")) + 2 * bool(row.get("hinted")) + 4 * any(hint[:end])
+    return [
+        flags,
+        words(", ".join(facts)),
+        [words(token) for token in tokens[:end]],
+        [int(at) if number(at) and not given else -1 for at, given in zip(order[:end], hint, strict=False)],
+        [round(100 * sure) if number(sure) else -1 for sure in confidence[:end]],
+        len(tokens) - end,
+    ]

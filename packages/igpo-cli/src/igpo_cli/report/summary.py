@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from igpo_cli.health import NBSP, Finding, Level, share, signs
-from igpo_cli.report.arms import Arm, Evaluation, flatten
+from igpo_cli.report.arms import Arm, Evaluation, Family, Mean, mean
 from igpo_cli.report.chart import escape, whisker
 from igpo_cli.screen import clock
 
@@ -42,11 +44,15 @@ def gain(start: Evaluation, end: Evaluation) -> tuple[float, tuple[float, float]
 # Words -----------------------------------------------------------------------------------------------------------------
 
 
-def headline(arms: Sequence[Arm]) -> str:
+def headline(families: Sequence[Family]) -> str:
     """The one sentence to remember, as HTML."""
-    ends = [(arm, *pair) for arm in arms for name in eval_names(arms)[:1] if (pair := arm.before_and_after(name))]
-    if len(arms) == 1:
-        return sentences(arms[0])
+    arms = [arm for family in families for arm in family.arms]
+    if len(families) == 1:
+        return sentences(families[0])
+    names = eval_names(arms)[:1]
+    if any(len(family.arms) > 1 for family in families):
+        return _leaders(families, names[0]) if names else f"{len(families)} arms, compared."
+    ends = [(arm, *pair) for arm in arms for name in names if (pair := arm.before_and_after(name))]
     if len(ends) < 2:
         return f"{len(arms)} runs, compared."
     ends.sort(key=lambda item: -item[2].score.value)
@@ -62,7 +68,68 @@ def headline(arms: Sequence[Arm]) -> str:
     )
 
 
-def sentences(arm: Arm) -> str:
+def _leaders(families: Sequence[Family], name: str) -> str:
+    """The two best families of several seeds; two standard errors are what tells them apart."""
+    ends = [(family, found) for family in families if (found := family.of(partial(_end, name))) is not None]
+    if len(ends) < 2:
+        return f"{len(families)} arms, compared."
+    ends.sort(key=lambda item: -item[1].value)
+    (best, first), (second, other) = ends[:2]
+    change = first.value - other.value
+    seeds = f"{len(best.arms)} and {len(second.arms)} seeds"
+    values = f"<b>{first}</b> against {other} of {escape(second.name)} ({seeds})"
+    if first.error is None or other.error is None:
+        return f"<b>{escape(best.name)}</b> ends highest on {escape(name)}: {values}; one seed does not tell how sure that is."
+    error = math.hypot(first.error, other.error)
+    difference = f"a difference of {signed(change)} \u00b1 {error:.2f} (standard error)"
+    if change <= 2 * error:
+        return f"On {escape(name)} <b>{escape(best.name)}</b> and <b>{escape(second.name)}</b> cannot be told apart: {values}, {difference}."
+    return f"<b>{escape(best.name)}</b> ends highest on {escape(name)}: {values}, {difference}."
+
+
+def _end(name: str, arm: Arm) -> float | None:
+    found = arm.evaluations.get(name)
+    return found[-1].score.value if found else None
+
+
+def _change(name: str, arm: Arm) -> float | None:
+    pair = arm.before_and_after(name)
+    return None if pair is None else pair[1].score.value - pair[0].score.value
+
+
+def sentences(family: Family) -> str:
+    """One arm in words, as HTML; of several seeds their means."""
+    return _run_words(family.arms[0]) if len(family.arms) == 1 else _seeds_words(family)
+
+
+def _seeds_words(family: Family) -> str:
+    parts = []
+    found = [whole for arm in family.arms if (whole := arm.opened()) is not None]
+    if found and (stuck := mean([before for before, _ in found])) is not None:
+        text = f"<b>{share(stuck.value)}</b> of groups were stuck"
+        opened = mean([part for before, part in found if before])
+        if family.arms[0].injection != "none" and opened is not None:
+            text += f", {_opener(family.arms[0])} opened <b>{share(opened.value)}</b> of them"
+        parts.append(text)
+    for name in eval_names(family.arms):
+        end, change = (
+            family.of(partial(_end, name)),
+            family.of(partial(_change, name)),
+        )
+        if end is not None:
+            text = f"accuracy on {escape(name)} "
+            if change is not None:
+                text += f"{end.value - change.value:.2f} \u2192 "
+            parts.append(text + f"<b>{end}</b>")
+    text = "; ".join(parts) or "nothing was measured yet"
+    return f"{text[:1].upper()}{text[1:]} (mean \u00b1 standard error of {len(family.arms)} seeds)."
+
+
+def _opener(arm: Arm) -> str:
+    return OPENER.get(arm.injection or "", "hints" if arm.injection else "the second rollout")
+
+
+def _run_words(arm: Arm) -> str:
     """One run in words, as HTML; what was not measured is not mentioned."""
     parts = []
     if (whole := arm.opened()) is not None:
@@ -71,8 +138,7 @@ def sentences(arm: Arm) -> str:
         if arm.injection == "none":
             text += "; without a second rollout they stayed so"
         elif stuck:
-            opener = OPENER.get(arm.injection or "", "hints" if arm.injection else "the second rollout")
-            text += f", {opener} opened <b>{share(opened)}</b> of them"
+            text += f", {_opener(arm)} opened <b>{share(opened)}</b> of them"
         tail = max(1, arm.last_step("igpo") // 6)
         if (late := arm.opened(tail)) and tail > 1:
             text += f" (over the last {tail} steps {share(late[0])}"
@@ -112,8 +178,77 @@ def eval_names(arms: Sequence[Arm]) -> list[str]:
 # The table -------------------------------------------------------------------------------------------------------------
 
 
-def table(arms: Sequence[Arm]) -> str:
-    """One row an arm; a column that no arm can fill is left out, a cell that an arm cannot fill is a dash."""
+Cells = list[tuple[str, list[str]]]
+"""Columns: a title (HTML), and a cell (HTML, empty where there is nothing to say) for every row."""
+
+
+def table(families: Sequence[Family]) -> str:
+    """One row an arm, means where there are several seeds; then one row a run. A column that nobody can fill is left out."""
+    arms = [arm for family in families for arm in family.arms]
+    colours = [family.colour for family in families for _ in family.arms]
+    runs = _rows([arm.name for arm in arms], colours, _by_run(arms, colours), "run")
+    if len(arms) == len(families):
+        return runs
+    means = _rows([family.name for family in families], [f.colour for f in families], _by_family(families), "arm")
+    return f"{means}<details><summary>Every run</summary>{runs}</details>"
+
+
+def _by_family(families: Sequence[Family]) -> Cells:
+    def shares(found: Mean | None) -> str:
+        if found is None:
+            return ""
+        return share(found.value) + ("" if found.error is None else f" <small>\u00b1 {100 * found.error:.0f}</small>")
+
+    def stuck(arm: Arm, *, after: bool) -> float | None:
+        found = arm.opened()
+        return None if found is None else found[0] * (1 - found[1] * after)
+
+    def opened(arm: Arm) -> float | None:
+        found = arm.opened()
+        return None if found is None or arm.injection == "none" or not found[0] else found[1]
+
+    def late(arm: Arm) -> float | None:
+        values = arm.history.values("reward/mean")
+        tail = values[-max(1, len(values) // 6) :]
+        return math.fsum(tail) / len(tail) if tail else None
+
+    def wide(found: Mean | None, form: str = ".2f") -> str:
+        if found is None:
+            return ""
+        error = "" if found.error is None else f" <small>\u00b1 {found.error:.2f}</small>"
+        return f"<b>{format(found.value, form)}</b>{error}".replace("-", "\u2212")
+
+    columns: Cells = [
+        ("seeds", [str(len(family.arms)) for family in families]),
+        ("stuck before", [shares(family.of(partial(stuck, after=False))) for family in families]),
+        ("stuck after", [shares(family.of(partial(stuck, after=True))) for family in families]),
+        ("opened", [shares(family.of(opened)) for family in families]),
+        ("reward, last sixth", [wide(family.of(late)) for family in families]),
+    ]
+    for name in eval_names([arm for family in families for arm in family.arms]):
+        ends = [wide(family.of(partial(_end, name))) for family in families]
+        changes = [wide(family.of(partial(_change, name)), "+.2f") for family in families]
+        columns += [(escape(name), ends), (f"{escape(name)}, change", changes)]
+    return columns
+
+
+def _rows(names: Sequence[str], colours: Sequence[int], columns: Cells, first: str) -> str:
+    columns = [(title, cells) for title, cells in columns if any(cells)]
+    head = "".join(f"<th scope=col>{title}</th>" for title, _ in columns)
+    body = "".join(
+        f'<tr><th scope=row><span class="swatch a{colour}"></span>{escape(name)}</th>'
+        + "".join(f'<td data-title="{title}"><div>{cells[index] or DASH}</div></td>' for title, cells in columns)
+        + "</tr>"
+        for index, (name, colour) in enumerate(zip(names, colours, strict=True))
+    )
+    single = " single" if len(names) == 1 else ""
+    return (
+        f'<div class="scroll"><table class="arms{single}"><thead><tr><th scope=col>{first}</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _by_run(arms: Sequence[Arm], colours: Sequence[int]) -> Cells:
     names = eval_names(arms)
     tops = {
         name: max(at.score.high or at.score.value for arm in arms for at in arm.evaluations.get(name, [])) or 1.0
@@ -127,14 +262,14 @@ def table(arms: Sequence[Arm]) -> str:
         return " \u2192 ".join(f"{sum(v for _, v in part) / size:.3f}" for part in (head, tail)) if points else ""
 
     def accuracy(name: str) -> Callable[[Arm, int], str]:
-        def cell(arm: Arm, index: int) -> str:
+        def cell(arm: Arm, colour: int) -> str:
             found = arm.evaluations.get(name)
             if not found:
                 return ""
             pair = arm.before_and_after(name)
             score = found[-1].score
             text = f"{pair[0].score.value:.2f} \u2192 " if pair else ""
-            graphic = whisker(score.value, score.low, score.high, index, tops[name])
+            graphic = whisker(score.value, score.low, score.high, colour, tops[name])
             bounds = (
                 ""
                 if score.low is None or score.high is None
@@ -174,37 +309,7 @@ def table(arms: Sequence[Arm]) -> str:
         columns += [(escape(name), accuracy(name)), (f"{escape(name)}, change", change(name))]
     columns.append(("time", lambda arm, _: clock(arm.seconds) if arm.seconds is not None else ""))
 
-    cells = [(title, [cell(arm, index) for index, arm in enumerate(arms)]) for title, cell in columns]
-    cells = [(title, column) for title, column in cells if any(column)]
-    head = "".join(f"<th scope=col>{title}</th>" for title, _ in cells)
-    body = "".join(
-        f'<tr><th scope=row><span class="swatch a{index}"></span>{escape(arm.name)}</th>'
-        + "".join(f'<td data-title="{title}"><div>{column[index] or DASH}</div></td>' for title, column in cells)
-        + "</tr>"
-        for index, arm in enumerate(arms)
-    )
-    return f'<div class="scroll"><table class="arms"><thead><tr><th scope=col>run</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def differences(arms: Sequence[Arm]) -> str:
-    """The configuration keys in which the arms differ, as an HTML table; empty for one arm."""
-    flats = [flatten(arm.config) for arm in arms]
-    keys = list(dict.fromkeys(key for flat in flats for key in flat))
-    rows = [
-        (key, [flat.get(key) for flat in flats])
-        for key in keys
-        if key not in ("name", "folder") and any(flat.get(key) != flats[0].get(key) for flat in flats)
-    ]
-    if len(arms) < 2 or not rows:
-        return ""
-    head = "".join(f"<th scope=col>{escape(arm.name)}</th>" for arm in arms)
-    body = "".join(
-        f"<tr><th scope=row>{escape(key)}</th>"
-        + "".join(f"<td>{DASH if value is None else escape(value)}</td>" for value in values)
-        + "</tr>"
-        for key, values in rows
-    )
-    return f'<div class="scroll"><table><thead><tr><th scope=col>option</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return [(title, [cell(arm, colour) for arm, colour in zip(arms, colours, strict=True)]) for title, cell in columns]
 
 
 # Trust -----------------------------------------------------------------------------------------------------------------
@@ -250,7 +355,9 @@ def _learned(arm: Arm) -> Iterator[Finding]:
         if (pair := arm.before_and_after(name)) is None or (interval := gain(*pair)[1]) is None:
             continue
         problems = pair[1].score.problems
-        if interval[0] > 0:
+        if pair[0].score.value >= 0.95 and interval[0] <= 0 <= interval[1]:
+            yield Finding("good", f"accuracy on {name} stayed as high as it was")
+        elif interval[0] > 0:
             yield Finding("good", f"the change on {name} is larger than the choice of problems explains")
         elif interval[1] < 0:
             yield Finding("warn", f"accuracy on {name} fell by more than the choice of problems explains")
@@ -265,21 +372,26 @@ def _signal(arm: Arm) -> Iterator[Finding]:
         yield Finding("warn", "hardly a group had a correct row at the end: there was next to nothing to learn from")
 
 
-def comparison(arms: Sequence[Arm]) -> Iterator[Finding]:
+def comparison(families: Sequence[Family]) -> Iterator[Finding]:
     """What several arms, or one, can and cannot show together."""
+    arms = [arm for family in families for arm in family.arms]
+    several = min((len(family.arms) for family in families), default=0) > 1
     if len(arms) > 1:
         for what, values in (
             ("steps", dict.fromkeys(arm.last_step("igpo") for arm in arms)),
-            ("seeds", dict.fromkeys(arm.config["seed"] for arm in arms if "seed" in arm.config)),
+            ("seeds", dict.fromkeys(_seeds(family) for family in families if _seeds(family))),
         ):
             if len(values) > 1:
-                yield Finding("warn", f"The runs differ in their {what}: {', '.join(map(str, values))}")
+                yield Finding("warn", f"The runs differ in their {what}: {'; '.join(map(str, values))}")
         for name in eval_names(arms):
-            firsts = {pair[0].score.value for arm in arms if (pair := arm.before_and_after(name))}
+            firsts: dict[Any, set[float]] = {}
+            for arm in arms:
+                if pair := arm.before_and_after(name):
+                    firsts.setdefault(arm.config.get("seed") if several else None, set()).add(pair[0].score.value)
             sizes = {found[-1].score.problems for arm in arms if (found := arm.evaluations.get(name))}
             if len(sizes) > 1:
                 yield Finding("warn", f"The runs were evaluated on different numbers of problems of {name}")
-            if len(firsts) > 1:
+            if any(len(values) > 1 for values in firsts.values()):
                 yield Finding(
                     "warn", f"The runs did not start from the same accuracy on {name}: from the same checkpoint?"
                 )
@@ -293,28 +405,43 @@ def comparison(arms: Sequence[Arm]) -> Iterator[Finding]:
                 "note", f"Not the same information: {hinted} saw parts of the reference traces, {blind} did not"
             )
     if any(at.score.low is not None for arm in arms for found in arm.evaluations.values() for at in found):
-        runs = "each run is one seed" if len(arms) > 1 else "this is one seed"
-        yield Finding("note", f"Intervals cover the choice of held-out problems, not the luck of training: {runs}")
+        if several:
+            text = "Standard errors cover the luck of training; all seeds are asked the same held-out problems"
+        else:
+            runs = "each run is one seed" if len(arms) > 1 else "this is one seed"
+            text = f"Intervals cover the choice of held-out problems, not the luck of training: {runs}"
+        yield Finding("note", text)
+
+
+def _seeds(family: Family) -> str:
+    return " ".join(sorted(str(arm.config["seed"]) for arm in family.arms if "seed" in arm.config))
 
 
 MARKS = {"good": "\u2713", "note": "i", "warn": "!", "bad": "\u2717"}
 
 
-def trust(arms: Sequence[Arm]) -> str:
+def trust(families: Sequence[Family]) -> str:
     """All findings as an HTML list, the worst first; the same finding of several arms is one line."""
-    by_finding: dict[Finding, list[int]] = {}
-    for index, arm in enumerate(arms):
+    arms = [arm for family in families for arm in family.arms]
+    alike: dict[object, list[tuple[str, Finding]]] = {}
+    for arm in arms:
         for finding in findings(arm):
-            by_finding.setdefault(finding, []).append(index)
+            alike.setdefault(finding.kind or finding, []).append((arm.name, finding))
     lines = []
-    for finding, owners in by_finding.items():
+    for owners in alike.values():
+        (first, finding), names = owners[0], [escape(name) for name, _ in owners]
         text = escape(finding.text)
-        if len(arms) > 1:
-            who = ", ".join(f"<b>{escape(arms[index].name)}</b>" for index in owners)
-            text = f"{who if len(owners) < len(arms) else 'all runs'}: {text}"
-        lines.append((finding.level, text[:1].upper() + text[1:]))
-    lines += [(finding.level, escape(finding.text)) for finding in comparison(arms)]
+        text = text[:1].upper() + text[1:]
+        if len(arms) > 1 and len({other.text for _, other in owners}) > 1:
+            text = f"<b>{escape(first)}</b>: {text}; alike in {', '.join(names[1:])}"
+        elif len(arms) > 1:
+            text = f"<b>{', '.join(names) if len(names) < len(arms) else 'All runs'}</b>: {text}"
+        lines.append((finding.level, text))
+    lines += [(finding.level, escape(finding.text)) for finding in comparison(families)]
     order: list[Level] = ["bad", "warn", "note", "good"]
     lines.sort(key=lambda item: order.index(item[0]))
-    items = "".join(f'<li class="{level}"><span>{MARKS[level]}</span><div>{text}.</div></li>' for level, text in lines)
+    items = "".join(
+        f'<li class="{level}"><span>{MARKS[level]}</span><div>{text}{"" if text.endswith("?") else "."}</div></li>'
+        for level, text in lines
+    )
     return f'<ul class="trust">{items}</ul>'
