@@ -216,7 +216,7 @@ def test_what_killed_processes_left_is_swept_away(tmp_path):
 def test_any_folder_can_be_written_aside(tmp_path):
     final = tmp_path / "start"
     for text in ("one", "two"):
-        with aside(final) as folder:
+        with aside(final, {}) as folder:
             (folder / "inner").mkdir()
             (folder / "inner" / "file").write_text(text)
             assert not final.exists() or (final / "inner" / "file").read_text() == "one"
@@ -230,3 +230,6 @@ def test_any_folder_can_be_written_aside(tmp_path):
     assert "damaged" in fault(final)
     (final / "inner" / "file").unlink()
     assert "missing" in fault(final)
+    with aside(final) as folder:
+        (folder / "file").write_text("unsealed")
+    assert names(final) == ["file"]

@@ -30,6 +30,14 @@ class RunError(Exception):
         self.exit_code = exit_code
 
 
+class StopError(Exception):
+    """A signal ended a run, between two steps."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 def close(word: str, choices: Iterable[str]) -> str | None:
     """The choice that `word` was probably meant to be."""
     return next(iter(get_close_matches(word, list(choices), n=1, cutoff=0.6)), None)
@@ -79,6 +87,10 @@ def report(error: BaseException, verbose: bool) -> int:
         case KeyboardInterrupt():
             _print("interrupted", "bold", "")
             return INTERRUPTED
+        case StopError():
+            if first():
+                _print("stopped", "bold", str(error))
+            return error.exit_code
         case BrokenPipeError():  # `igpo plugins | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED

@@ -13,6 +13,7 @@ import lazy_loader as lazy
 from attrs import frozen
 
 from igpo_cli import launch
+from igpo_cli.runs import replace
 from igpo_rl import derive
 from igpo_rl.summary import pass_at_k
 
@@ -61,7 +62,7 @@ class Score:
     def write(self, path: Path) -> None:
         """One JSON object a line."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+        replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
 def summarise(correct: Sequence[int], samples: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import lazy_loader as lazy
 import typer
 
-from igpo_cli.errors import RunError, UsageError
+from igpo_cli.errors import RunError, StopError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -263,7 +263,7 @@ def stand_back(error: BaseException) -> None:
 
     An error that all have is the first process's to show, and one that lost contact to another is no cause.
     """
-    if ranks() == 1 or isinstance(error, KeyboardInterrupt) or not (rank() or lost(error)):
+    if ranks() == 1 or isinstance(error, KeyboardInterrupt | StopError) or not (rank() or lost(error)):
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(PATIENCE)

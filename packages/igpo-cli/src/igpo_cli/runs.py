@@ -20,6 +20,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+ORIGINS = "origins.json"
+ASIDE = ".new"
+"""Ending of a file that is being written."""
 
 
 def last_step(folder: Path) -> int | None:
@@ -36,7 +39,7 @@ def claim(parent: Path, name: str, *, explicit: bool) -> Path:
     """A new, empty run directory: `parent/name` if the name was chosen, else the first free `parent/name-N`."""
     if explicit:
         folder = parent / name
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not _unborn(folder):
             step = last_step(folder)
             held = f"already holds step {step}" if step is not None else "is not empty"
             raise UsageError(f"{folder} {held}. Continue with --resume {folder} or choose --name.")
@@ -52,6 +55,11 @@ def claim(parent: Path, name: str, *, explicit: bool) -> Path:
             number += 1
         else:
             return folder
+
+
+def _unborn(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a process left that was killed before it wrote run.toml."""
+    return all(path.name == ORIGINS or path.name.endswith(ASIDE) for path in folder.iterdir())
 
 
 @contextmanager
@@ -109,4 +117,31 @@ def environment(device: str) -> dict[str, object]:
 
 def write_json(path: Path, value: object) -> None:
     """Pretty JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    replace(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was before, whenever the process is killed. OSError where the disk is full."""
+    aside = path.with_name(path.name + ASIDE)
+    try:
+        with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate: JSON's \udXXX
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file, all of it or nothing. OSError where the disk is full."""
+    data = memoryview(text.encode("utf-8", errors="backslashreplace"))
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise

@@ -47,7 +47,11 @@ class Run:
     save_every: int = field(default=0, validator=count)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = field(default=2, validator=positive)
-    """Checkpoints that are kept."""
+    """Checkpoints that are kept of each phase, the newest ones."""
+    best: str | None = None
+    """Metric of an evaluation, such as eval/heldout/pass@1: the checkpoint with its highest value is kept too."""
+    grace: float = field(default=25.0, validator=validators.ge(0.0))
+    """Seconds that a step gets to be finished and saved after SIGTERM or SIGINT (Ctrl-C)."""
     rollouts_every: int = field(default=10, validator=count)
     """Steps between recordings of all rollouts of a step; 0: never."""
     trackers: tuple[str, ...] = ("tensorboard",)

@@ -1,23 +1,25 @@
 """What a run leaves behind: metrics.jsonl, rollouts/step-N.jsonl and log.txt, and the way back to them.
 
-Lines are appended whole and flushed, so a run that dies loses at most the end of one line; the readers know that.
-On resumption everything after the checkpoint is cut away, because those steps are repeated.
+Lines are appended whole, so a run that dies loses at most the end of one line; the readers know that. What finds no
+room on the disk waits for the next time. On resumption everything after the checkpoint is cut away: it is repeated.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from igpo_cli.pieces import pieces, visible
+from igpo_cli.runs import ASIDE, append, replace
+from igpo_rl.checkpoint import flush
 
 if TYPE_CHECKING:
     from igpo_cli.screen import Screen
@@ -33,6 +35,11 @@ def position(phase: str, step: int) -> tuple[int, int]:
     if phase not in PHASES:
         raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
     return PHASES.index(phase), step
+
+
+def overall(phase: str, step: int, totals: Mapping[str, int]) -> int:
+    """A step's number among those of all phases: trackers have one axis."""
+    return step + sum(totals.get(each, 0) for each in PHASES[: PHASES.index(phase)])
 
 
 # Writing ---------------------------------------------------------------------------------------------------------------
@@ -56,6 +63,8 @@ class Tracker:
         self.screen = screen
         self.totals = dict(totals or {})
         self.writes = accelerator is None or bool(accelerator.is_main_process)
+        self._waiting = ""
+        self._unsaid = True
         self._started = time.monotonic() - max(
             (row["time"] for row in read_metrics(folder) if "time" in row), default=0
         )
@@ -72,14 +81,17 @@ class Tracker:
             return
         values = {name: _finite(value) for name, value in metrics.items()}
         row = {"phase": phase, "step": step, "time": round(self.seconds, 3)} | values
-        _append(self.folder / "metrics.jsonl", _lines([row]))
+        self._waiting += _lines([row])
+        with self.unless_full("metrics wait in memory until there is room"):
+            self._write()
         known = {name: value for name, value in values.items() if value is not None}
         total = self.totals.get(phase, 0)
         self._note(line(phase, step, total, known))
         if self.accelerator is not None:
-            prefix = "" if phase == "igpo" else f"{phase}/"  # both phases count from 1: sft/optimizer/lr, optimizer/lr
+            prefix = "" if phase == "igpo" else f"{phase}/"  # both phases have these: sft/optimizer/lr, optimizer/lr
             tags = {name if name.startswith(prefix) else prefix + name: value for name, value in known.items()}
-            self.accelerator.log(tags, step=step)
+            with self.unless_full("trackers miss what follows"):
+                self.accelerator.log(tags, step=overall(phase, step, self.totals))
         if self.screen is not None:
             self.screen.step(phase, step, total, known)
 
@@ -88,8 +100,9 @@ class Tracker:
         if not self.writes or not rows:
             return
         path = self.folder / "rollouts" / f"step-{step}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        _replace(path, _lines(rows))
+        with self.unless_full(f"the rollouts of step {step} are not kept"):
+            path.parent.mkdir(exist_ok=True)
+            replace(path, _lines(rows))
         if self.screen is not None:
             row = next((row for row in reversed(rows) if row["hinted"]), rows[-1])
             self.screen.sample(row["tokens"][: row["end"]], row["hint"][: row["end"]])
@@ -102,21 +115,45 @@ class Tracker:
         if self.screen is not None:
             self.screen.message(text)
 
+    def flush(self) -> None:
+        """Everything that was logged is on the disk when this returns; OSError where it is full."""
+        if self.writes:
+            self._write()
+            flush(self.folder / "metrics.jsonl")
+
     def cut(self, phase: str, step: int) -> None:
         """Forget what was written after this checkpoint; its steps will be repeated. log.txt keeps everything."""
         if not self.writes:
             return
         last = position(phase, step)
         rows = [row for row in read_metrics(self.folder) if position(row["phase"], row["step"]) <= last]
-        _replace(self.folder / "metrics.jsonl", _lines(rows))
+        replace(self.folder / "metrics.jsonl", _lines(rows))
+        for place in (".", "rollouts", "eval"):
+            for left in (self.folder / place).glob(f"*{ASIDE}"):
+                left.unlink()
         for number, path in rollout_files(self.folder).items():
             if position("igpo", number) > last:
                 path.unlink()
         self._started = time.monotonic() - max((row["time"] for row in rows), default=0)
-        self._note(f"continues after {phase} step {step}")
+
+    def _write(self) -> None:
+        if self._waiting:
+            append(self.folder / "metrics.jsonl", self._waiting)
+            self._waiting, self._unsaid = "", True
 
     def _note(self, text: str) -> None:
-        _append(self.folder / "log.txt", f"{self.seconds:9.1f} s  {text}\n")
+        with suppress(OSError):  # whatever finds no room is said on the screen as well
+            append(self.folder / "log.txt", f"{self.seconds:9.1f} s  {text}\n")
+
+    @contextmanager
+    def unless_full(self, loss: str) -> Iterator[None]:
+        """The run outlives a disk that is full; said once until metrics find room again."""
+        try:
+            yield
+        except OSError as error:
+            if self._unsaid:
+                self.message(f"warning: {self.folder}: {error.strerror or error}; {loss}. Make room on the disk.")
+            self._unsaid = False
 
 
 def rollout_rows(
@@ -298,14 +335,3 @@ def _finite(value: float | None) -> float | None:
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate becomes JSON's \udXXX
-        file.write(text)
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(aside, path)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
+from signal import Signals as Sign
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -25,16 +26,18 @@ from igpo_cli.assemble import (
     require_hints,
     shows_hints,
 )
-from igpo_cli.errors import UsageError
+from igpo_cli.errors import RunError, StopError, UsageError
 from igpo_cli.evaluate import evaluate
 from igpo_cli.health import Watch
 from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
+from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, write_config
 from igpo_cli.screen import Screen
+from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
-from igpo_cli.tracking import Tracker, rollout_rows
-from igpo_rl.checkpoint import Checkpoints, Saved
+from igpo_cli.tracking import Tracker, overall, rollout_rows
+from igpo_rl.checkpoint import Saved, aside
 from igpo_rl.trainer import Routine, train, train_sft
 from igpo_sampling import Loaded
 
@@ -54,30 +57,18 @@ else:
 def run(config: Config, *, resume: Path | None = None) -> Path:
     """Train as `config` says and return the run's folder; `resume` is the folder of a run to go on with."""
     launch.join(device_of(config))
-    resume = resume or runs.of_job(Path(config.run.folder), launch.restarted())
-    saved = newest(resume, config) if resume is not None else None
-    loaded = load_model(config, started_from(resume, saved))
+    folder = resume or runs.of_job(Path(config.run.folder), launch.restarted())
+    again = Resumption.find(folder, config) if folder is not None else None
+    if again is not None and again.finished(config):
+        errors.note(f"{folder} is finished: its model is in {again.folder / 'model'}. More --steps would go on.")
+        return again.folder
+    loaded = load_model(config, again.model() if again is not None else None)
     try:
         with ExitStack() as stack:
-            return Training.prepare(config, loaded, saved, resume, stack).run()
+            return Training.prepare(config, loaded, again, stack).run()
     except torch.OutOfMemoryError as error:
         vocabulary = int(loaded.denoiser.get_output_embeddings().weight.shape[0])
         raise errors.out_of_memory(config.igpo["score_rows"], config.run.width, vocabulary) from error
-
-
-def newest(folder: Path, config: Config) -> Saved:
-    """The checkpoint to go on from."""
-    saved = Checkpoints(folder=folder / "checkpoints", keep=config.run.keep).latest(say=errors.warn)
-    if saved is None:
-        raise UsageError(f"{folder} holds no checkpoint to continue from. Start it anew under another --name.")
-    return saved
-
-
-def started_from(folder: Path | None, saved: Saved | None) -> str | None:
-    """Where a resumed run keeps the model that its RL phase started from; None where that is the configured one."""
-    if folder is None or saved is None or saved.phase != "igpo" or not (folder / "start").is_dir():
-        return None
-    return str(folder / "start")
 
 
 @define
@@ -116,7 +107,8 @@ class Training:
     config: Config
     folder: Path
     loaded: Loaded
-    saved: Saved | None
+    again: Resumption | None
+    """Where this run goes on from, None for a new one."""
     pairs: list[tuple[Tensor, Tensor]]
     """What SFT learns from; empty without that phase."""
     problems: ProblemSet | None
@@ -126,13 +118,16 @@ class Training:
     """By name: who plays, what, and how many samples a problem."""
     accelerator: Any
     tracker: Tracker
+    signals: Signals
+    told: int = 0
+    """The signal that some process got, agreed by all; 0: none."""
+    resumable: bool = True
+    """Whether checkpoints are of use."""
     alarm: Alarm = field(factory=Alarm)
     watch: Watch = field(factory=Watch)
 
     @classmethod
-    def prepare(
-        cls, config: Config, loaded: Loaded, saved: Saved | None, resume: Path | None, stack: ExitStack
-    ) -> Training:
+    def prepare(cls, config: Config, loaded: Loaded, again: Resumption | None, stack: ExitStack) -> Training:
         """Load everything before the folder is made, so that a wrong option leaves nothing behind."""
         from accelerate import Accelerator
 
@@ -160,8 +155,13 @@ class Training:
             verifier = stack.enter_context(verifier_of(config, scope))
             evaluations[name] = (player_of(config, loaded, held_out, verifier, scope), held_out, options.samples)
 
+        if (best := config.run.best) is not None and not any(best.startswith(f"eval/{name}/") for name in evaluations):
+            raise UsageError(
+                f"--best {best} is no metric of an evaluation. Take one such as eval/NAME/pass@1; evaluations are "
+                f"{', '.join(evaluations) or 'none'}."
+            )
         device = device_of(config)
-        folder = launch.on_main(lambda: begin(config, resume, device))
+        folder = launch.on_main(lambda: begin(config, again, device))
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.run.precision == "bfloat16" else "no",
@@ -170,15 +170,17 @@ class Training:
         )
         if accelerator.is_main_process:
             stack.enter_context(runs.holding(folder))
-        accelerator.init_trackers("trackers")
-        stack.callback(accelerator.end_training)
+        totals = {"sft": sft.steps, "igpo": config.run.steps}
+        purge = {} if again is None else {"purge_step": overall(*again.point, totals) + 1}
+        accelerator.init_trackers("trackers", init_kwargs={"tensorboard": purge})
+        stack.callback(end_trackers, accelerator)
         main = accelerator.is_main_process
         screen = stack.enter_context(Screen(sft.steps + config.run.steps)) if main else None
         tracker = Tracker(
             folder,
             accelerator=accelerator,
             screen=screen,
-            totals={"sft": sft.steps, "igpo": config.run.steps},
+            totals=totals,
         )
         for note in config.notes:
             tracker.message(f"note: {note}")
@@ -191,9 +193,12 @@ class Training:
                 f"{blind} of {len(problems.problems)} tasks are used without hints: no trace, or its answer is not located "
                 "(igpo data stats)"
             )
-        if saved is not None:
-            tracker.cut(saved.phase, saved.step)
-        return cls(config, folder, loaded, saved, pairs, problems, player, evaluations, accelerator, tracker)
+        if again is not None:
+            tracker.cut(*again.point)
+            tracker.message(str(again))
+        signals = Signals(config.run.grace, remedy(folder))
+        stack.enter_context(signals.heard())
+        return cls(config, folder, loaded, again, pairs, problems, player, evaluations, accelerator, tracker, signals)
 
     def run(self) -> Path:
         """Both phases, and the model at the end."""
@@ -201,30 +206,66 @@ class Training:
         judges: list[Any] = [player.verifier for player in players if player is not None]
         for judge in judges:
             judge.say = self._warn
-        if self.pairs and (self.saved is None or self.saved.phase == "sft"):
+        if self.pairs and (self.again is None or self.again.point[0] == "sft"):
             self.sft()
             if self.problems is not None:
-                self._save("start")
+                self._save_start()
         if self.problems is not None:
             self.igpo()
         for account in filter(None, (judge.account() for judge in judges)):
             self._warn(account)
-        self._save("model")
+        try:
+            self._save("model")
+        except OSError as error:
+            raise RunError(
+                f"{self.folder / 'model'} could not be written ({error.strerror}). Make room on the disk, and then: "
+                f"{self.signals.remedy}"
+            ) from error
         self.tracker.message(f"model saved to {self.folder / 'model'}")
         return self.folder
 
-    def _save(self, name: str) -> None:
-        """The model as a directory that loads anywhere."""
-        if self.accelerator.is_main_process:
-            self.loaded.save(self.folder / name)
-        self.accelerator.wait_for_everyone()
+    def _save(self, name: str, note: Mapping[str, Any] | None = None) -> None:
+        """The model as a directory that loads anywhere and is whole or not there; OSError where the disk is full."""
+
+        def write() -> None:
+            with aside(self.folder / name, note) as folder:
+                self.loaded.save(folder)
+
+        launch.on_main(write)
+
+    def _save_start(self) -> None:
+        """The model that RL starts from; a checkpoint of RL is of no use without it."""
+        try:
+            self._save(START, {})
+        except OSError as error:
+            self.resumable = False
+            self._warn(
+                f"NO CHECKPOINTS will be written from here on: {self.folder / START} could not be ({error.strerror}). "
+                "Training goes on; if it is interrupted, RL is repeated from the end of SFT."
+            )
+
+    def _heed(self, phase: str, step: int) -> None:
+        """End the run where a signal said so."""
+        if self.told:
+            raise StopError(f"by {Sign(self.told).name} after {phase} step {step}. {self.signals.remedy}", self.told)
+
+    def _stop(self) -> bool:
+        """Whether any process was told to stop; all of them ask between steps, and get one answer."""
+        self.told = max(number for numbers in launch.gather([self.signals.received]) for number in numbers)
+        return self.told != 0
+
+    def _flush(self) -> None:
+        """Before a checkpoint: what was logged is on the disk, and changed options are those of the run from here on."""
+        self.tracker.flush()
+        if self.again is not None and self.again.changes:
+            write_config(self.folder, self.config)
 
     def sft(self) -> None:
         """Masked-diffusion SFT on the traces."""
         policy = self._begin("sft")
         options = self.config.section("sft")
         routine = self._routine(evaluate_every=0 if self.problems is not None else options.steps, log=self.tracker.log)
-        train_sft(
+        done = train_sft(
             options,
             policy,
             self.pairs,
@@ -237,8 +278,9 @@ class Training:
             pad_id=self.loaded.pad_id,
             attend_eos=self.config.run.attend_eos,
             seed=self.config.run.seed,
-            resume=self.saved,
+            resume=self._saved(),
         )
+        self._heed("sft", done)
         self._end(policy, "sft")
 
     def igpo(self) -> None:
@@ -253,7 +295,7 @@ class Training:
         reference = None if frozen is None else self._alike(frozen)
         if self.config.section("lora").rank:
             reference = without_adapters(policy, self.accelerator.unwrap_model(policy))
-        train(
+        done = train(
             algorithm,
             policy,
             reference,
@@ -268,10 +310,14 @@ class Training:
             ),
             steps=self.config.run.steps,
             mask_id=self.loaded.mask_id,
-            resume=self.saved,
+            resume=self._saved(),
             retrace=self._retrace,
         )
+        self._heed("igpo", done)
         self._end(policy, "igpo")
+
+    def _saved(self) -> Saved | None:
+        return None if self.again is None else self.again.saved
 
     def _retrace(self, problem: Problem, completion: Tensor) -> Problem | None:
         """A correct completion as a trace for later hints."""
@@ -307,7 +353,11 @@ class Training:
         """What was trained becomes the model: adapters are saved alone, and merged into its weights."""
         network = self.accelerator.unwrap_model(policy, keep_fp32_wrapper=False)
         if self.config.section("lora").rank and self.accelerator.is_main_process:
-            save_adapters(network, self.folder / "adapters" / phase)
+            with (
+                self.tracker.unless_full("the adapters are not kept"),
+                aside(self.folder / "adapters" / phase) as folder,
+            ):
+                save_adapters(network, folder)
         self.loaded = evolve(self.loaded, denoiser=merge(network))
 
     def _routine(
@@ -321,9 +371,11 @@ class Training:
             log=log,
             evaluate=self._evaluate if self.evaluations else None,
             evaluate_every=evaluate_every,
-            checkpoints=Checkpoints(folder=self.folder / "checkpoints", keep=self.config.run.keep),
+            checkpoints=checkpoints_of(self.folder, self.config) if self.resumable else None,
             save_every=self.config.run.save_every,
+            flush=self._flush,
             watch=watch,
+            stop=self._stop,
             say=self._warn,
         )
 
@@ -333,7 +385,8 @@ class Training:
             player = evolve(player, denoiser=self.accelerator.unwrap_model(module))
             score = evaluate(player, problems, samples=samples, seed=self.config.run.seed)
             if self.accelerator.is_main_process:
-                score.write(self.folder / "eval" / f"{name}.jsonl")
+                with self.tracker.unless_full(f"the answers of evaluation {name} are not kept"):
+                    score.write(self.folder / "eval" / f"{name}.jsonl")
             metrics |= {f"eval/{name}/{metric}": value for metric, value in score.metrics.items()}
         return metrics
 
@@ -382,9 +435,9 @@ def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(chain.from_iterable(launch.gather(numbered)), key=lambda row: row["group"])
 
 
-def begin(config: Config, resume: Path | None, device: str) -> Path:
+def begin(config: Config, again: Resumption | None, device: str) -> Path:
     """The run's folder, with what it runs on written into it."""
-    folder = resume or new_folder(config)
+    folder = new_folder(config) if again is None else again.folder
     runs.write_json(folder / "environment.json", runs.environment(device) | {"job": launch.job()})
     return folder
 
@@ -394,6 +447,11 @@ def new_folder(config: Config) -> Path:
     origin = config.origins.get("name", "default")
     chosen = config.run.name is not None and origin != "default" and not origin.startswith("preset")
     folder = runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
-    (folder / "run.toml").write_text(config.to_toml())
-    runs.write_json(folder / "origins.json", config.origins)
+    write_config(folder, config)
     return folder
+
+
+def end_trackers(accelerator: Any) -> None:
+    """What they could not write they have said before."""
+    with suppress(OSError):
+        accelerator.end_training()

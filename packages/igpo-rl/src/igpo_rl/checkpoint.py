@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy.load("torch")
 
-STATE, MARKER = "state.pt", "complete.json"
+STATE, MARKER = "state.pt", "complete"
 
 
 @frozen(eq=False)
@@ -121,7 +121,7 @@ class Checkpoints:
 def aside(final: Path, note: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """A new folder to write into, which becomes `final` once it is whole, in the place of one that is there.
 
-    `note` is kept in its marker. Where the body fails nothing is left of it.
+    A marker holds digests of its files and the `note`; without a note there is none. Where the body fails nothing is left.
     """
     draft = final.with_name(f".{final.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
@@ -131,9 +131,10 @@ def aside(final: Path, note: Mapping[str, Any] | None = None) -> Iterator[Path]:
         paths = sorted(draft.rglob("*"))
         for path in paths:
             flush(path)
-        digests = {path.relative_to(draft).as_posix(): _digest(path) for path in paths if path.is_file()}
-        (draft / MARKER).write_text(json.dumps({**(note or {}), "files": digests}))
-        flush(draft / MARKER)
+        if note is not None:
+            digests = {path.relative_to(draft).as_posix(): _digest(path) for path in paths if path.is_file()}
+            (draft / MARKER).write_text(json.dumps({**note, "files": digests}))
+            flush(draft / MARKER)
         flush(draft)
         _discard(final)
         draft.rename(final)

@@ -7,6 +7,7 @@ holds beside its weights (tokenizer, generation config, chat template, code) is 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -225,7 +226,13 @@ def write(folder: Path, network: PreTrainedModel, checkpoint: Checkpoint, *, spr
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         # views of one weight share its memory, which a file cannot
         weights = {name: parts[name].detach().to("cpu", copy=True).contiguous() for name in names}
-        save_file(weights, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(weights, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, which is an error of the system
+            cause = re.search(r"os error (\d+)", str(error))
+            if cause is None:
+                raise
+            raise OSError(int(cause[1]), os.strerror(int(cause[1])), str(folder / file)) from error
         index |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(part.nbytes for part in parts.values())
