@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 import torch
 from rich.console import Console
 
 from igpo_cli.pieces import decoder
-from igpo_cli.screen import SPARKS, Screen, clock, marked, peak_memory, watch
+from igpo_cli.screen import FRAMES, SPARKS, Screen, clock, marked, peak_memory, watch
 from igpo_sampling import Canvas, LLaDASampler, Tiny
 
 IGPO = {
@@ -56,6 +57,15 @@ def test_a_pipe_gets_one_plain_line_a_step() -> None:
     assert len(lines) == 3
     assert lines[0] == "igpo 1/3  stuck 0.88 -> 0.50  rescued 0.43  reward 0.125  entropy 0.500  kl 0.0021"
     assert "\x1b" not in written(console)
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    console = terminal()
+    with Screen(2, console) as screen:
+        screen.step("igpo", 1, 2, IGPO)
+    assert written(console).startswith("igpo 1/2  stuck 0.88")
+    assert "\x1b[?25l" not in written(console)
 
 
 def test_a_pipe_gets_some_lines_of_sft_and_every_evaluation() -> None:
@@ -165,6 +175,49 @@ def test_model_text_cannot_control_the_terminal() -> None:
     console = pipe()
     Screen(1, console).message("\x1b]0;title\x07 [red]")
     assert written(console) == "␛]0;title␇ [red]\n"
+
+
+def test_a_warning_stands_out_and_is_counted() -> None:
+    console = terminal(color_system="standard")
+    screen = Screen(2, console)
+    screen.step("igpo", 1, 2, IGPO)
+    screen.message("note: all is well")
+    assert "warning" not in drawn(screen)
+    screen.message("warning: the policy went far away")
+    assert re.search(r"\x1b\[1;33mwarning: the policy", written(console))
+    assert "1 warning" in drawn(screen)
+
+
+def test_time_left_is_known_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("igpo_cli.screen.time.monotonic", lambda: now[0])
+    screen = Screen(10, terminal())
+    screen.step("igpo", 0, 10, {"eval/heldout/pass@1": 0.25})
+    now[0] += 5.0
+    screen.step("igpo", 1, 10, IGPO | {"time/speed": 1234.5})
+    text = drawn(screen)
+    for part in ("1/10", "0:45 left", "0:05 so far, 5 s a step", "1,234 tokens a second"):
+        assert part in text
+
+
+def test_a_long_rollout_is_cut() -> None:
+    screen = Screen(1, terminal())
+    screen.step("igpo", 1, 1, IGPO)
+    screen.sample([f" {number}" for number in range(2000)], [0] * 2000)
+    assert "255 …" in drawn(screen)
+
+
+def test_a_picture_costs_less_than_a_hundredth_of_the_time_between_two() -> None:
+    screen = Screen(60, terminal())
+    for step in range(1, 50):
+        screen.step("igpo", step, 60, {name: value * (1 + step % 3) for name, value in IGPO.items()})
+    screen.sample([" word"] * 2000, [number % 7 == 0 for number in range(2000)])
+    costs = []
+    for _ in range(20):
+        began = time.thread_time()
+        drawn(screen)
+        costs.append(time.thread_time() - began)
+    assert min(costs) < 0.01 / FRAMES
 
 
 def test_the_live_display_ends_cleanly_on_an_error() -> None:
