@@ -42,7 +42,7 @@ def load_model(config: Config, path: str | None = None) -> Loaded:
     model = config.plugin("model")
     if path is not None:
         model = evolve(model, path=path)
-    vocabulary = model_vocabulary(config)
+    vocabulary = model_vocabulary(config) if "task" in config.values else None
     with configuring():
         loaded: Loaded = model(
             device=device_of(config),

@@ -23,6 +23,8 @@ COMMANDS = {
     "runs": "Understand",
     "plot": "Understand",
     "report": "Understand",
+    "merge": "Share",
+    "push": "Share",
     "data": "Prepare",
     "config": "Prepare",
     "plugins": "Prepare",
@@ -30,7 +32,7 @@ COMMANDS = {
     "doctor": "Prepare",
 }
 """Every command, one module each in igpo_cli.commands, and the panel of --help in which it stands."""
-OF_RUNS = ("sample", "eval")
+OF_RUNS = ("sample", "eval", "merge")
 """Commands to which a run's folder stands for its run.toml."""
 VERBOSE = ("-v", "--verbose")
 
