@@ -243,7 +243,8 @@ def example(arm: Arm) -> str:
 
 def evaluations(arm: Arm) -> str:
     """A table of what was measured, and the report's sentences."""
-    from igpo_cli.report.summary import sentences
+    from igpo_cli.report.arms import families
+    from igpo_cli.report.summary import headline
 
     rows = []
     for name, found in arm.evaluations.items():
@@ -255,7 +256,7 @@ def evaluations(arm: Arm) -> str:
         rows.append(f"| {name} | {of} | {score.problems or ''} | {before} | {score.value:.3f} | {interval} |")
     if not rows:
         return "No evaluation was part of the run."
-    said = " ".join(html.unescape(re.sub(r"<[^>]+>", "", sentences(arm))).split())
+    said = " ".join(html.unescape(re.sub(r"<[^>]+>", "", headline(families([arm])))).split())
     head = "| evaluation | task, split | problems | pass@1 before | after | 95 % interval |\n|---|---|---|---|---|---|"
     return (
         f"{said}\n\n{head}\n"
