@@ -84,6 +84,7 @@ def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: An
         tasks=problems.tasks,
         width=config.run.width,
         attend_eos=config.run.attend_eos,
+        rows=config.run.play_rows,
     )
 
 

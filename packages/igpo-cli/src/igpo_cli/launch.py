@@ -227,13 +227,13 @@ def require_shares(counts: Mapping[str, int]) -> None:
             raise UsageError(f"{name} = {count} cannot be shared by {ranks()} processes; use a multiple of {ranks()}.")
 
 
-def gather(values: list[T]) -> list[list[T]]:
-    """This process's values -> those of every process, a list each."""
+def gather(value: T) -> list[T]:
+    """What pickle can hold of this process -> the same of every process, by rank."""
     if ranks() == 1:
-        return [values]
+        return [value]
     from accelerate.utils import gather_object
 
-    found: list[list[T]] = gather_object([values])
+    found: list[T] = gather_object([value])
     return found
 
 

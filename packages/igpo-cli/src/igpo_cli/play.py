@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from igpo_data import Task, Verifier, verify
+from igpo_data import Task, Verdict, Verifier, verify
 from igpo_rl import Problem, Rollouts
-from igpo_sampling import Canvas, Loaded
+from igpo_rl.splice import stack
+from igpo_sampling import Canvas, Loaded, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +53,15 @@ class EndHidden:
         return self.denoiser(tokens, seen, where, read)
 
 
+@frozen(eq=False)
+class Played:
+    """Completions that are not judged yet."""
+
+    canvas: Canvas
+    sample: Sample
+    texts: list[str]
+
+
 @frozen(eq=False, kw_only=True)
 class Player:
     """Follows `igpo_rl.Play`. Holds what a rollout needs: model, sampler, verifier and the tasks by key."""
@@ -64,14 +77,50 @@ class Player:
     attend_eos: bool = True
     """False: what stands behind a row's first EOS is seen neither while sampling nor when it is scored."""
     watch: Callable[[int, Tensor], None] | None = None
+    rows: int = 256
+    """Completions sampled at a time; those before them are judged meanwhile."""
+    within: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+    """Around the forwards of one play: is given the module, and says what is called instead."""
     times: dict[str, float] = field(factory=dict)
-    """Seconds spent sampling and verifying since they were last taken."""
+    """Seconds spent sampling, and then waiting for verdicts, since they were last taken."""
     counts: dict[str, int] = field(factory=dict)
     """Tokens up to the rows' ends, without hints, that were sampled since they were last taken."""
 
     def __call__(self, problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
         denoiser = self.loaded.denoiser if self.denoiser is None else self.denoiser
-        device = next(denoiser.parameters()).device
+        training = denoiser.training
+        denoiser.eval()
+        parts: list[Played] = []
+        verdicts: list[Future[list[Verdict]]] = []
+        # One thread is enough: verifiers that take long have processes of their own.
+        with ThreadPoolExecutor(1) as background, self.within(denoiser) as forward:
+            for first in range(0, max(1, len(problems)), self.rows):
+                some = slice(first, first + self.rows)
+                hints = None if overlay is None else overlay[some]
+                part = self._sample(forward, next(denoiser.parameters()).device, problems[some], hints, seeds[some])
+                parts.append(part)
+                pairs = [
+                    (text, self.tasks[problem.key]) for text, problem in zip(part.texts, problems[some], strict=True)
+                ]
+                verdicts.append(background.submit(verify, self.verifier, pairs))
+            denoiser.train(training)
+            sampled = time.perf_counter()
+            judged = [verdict.result() for verdict in verdicts]
+        self.times["verify"] = self.times.get("verify", 0.0) + time.perf_counter() - sampled
+        rollouts = reduce(stack, [self._rollouts(*each) for each in zip(parts, judged, strict=True)])
+        groups: dict[str, int] = {}
+        numbers = [groups.setdefault(problem.key, len(groups)) for problem in problems]
+        return evolve(
+            rollouts,
+            group=torch.tensor(numbers, dtype=torch.long, device=rollouts.completion.device),
+            keys=tuple(problem.key for problem in problems),
+        )
+
+    def _sample(
+        self, forward: Any, device: Any, problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor
+    ) -> Played:
+        """Completions as tokens and as text."""
+        started = time.perf_counter()
         canvas = Canvas.blank(
             [problem.prompt.to(device) for problem in problems],
             self.width,
@@ -80,34 +129,27 @@ class Player:
         )
         if overlay is not None:
             canvas = canvas.inpaint(overlay.to(device))
-        started = time.perf_counter()
-        training = denoiser.training
-        denoiser.eval()
         with torch.no_grad():
             sample = self.sampler(
-                denoiser if self.attend_eos else EndHidden(denoiser, self.width, self.loaded.eos_id),
+                forward if self.attend_eos else EndHidden(forward, self.width, self.loaded.eos_id),
                 canvas,
                 seeds.to(device),
                 mask_id=self.loaded.mask_id,
                 eos_id=self.loaded.eos_id,
                 watch=self.watch,
             )
-        denoiser.train(training)
         texts = decode(self.loaded.tokenizer, sample.completion, self.loaded.eos_id)  # waits for the device
-        sampled = time.perf_counter()
-        verdicts = verify(
-            self.verifier, [(text, self.tasks[problem.key]) for text, problem in zip(texts, problems, strict=True)]
-        )
-        self.times["sample"] = self.times.get("sample", 0.0) + sampled - started
-        self.times["verify"] = self.times.get("verify", 0.0) + time.perf_counter() - sampled
-        prompt_width = canvas.tokens.shape[1] - self.width
-        given = canvas.given[:, prompt_width:]
-        groups: dict[str, int] = {}
-        valid = until_eos(sample.completion, self.loaded.eos_id)
+        self.times["sample"] = self.times.get("sample", 0.0) + time.perf_counter() - started
+        return Played(canvas, sample, texts)
+
+    def _rollouts(self, part: Played, verdicts: Sequence[Verdict]) -> Rollouts:
+        canvas, sample = part.canvas, part.sample
+        device, start = sample.completion.device, canvas.tokens.shape[1] - self.width
+        given, valid = canvas.given[:, start:], until_eos(sample.completion, self.loaded.eos_id)
         self.counts["tokens"] = self.counts.get("tokens", 0) + int((valid & ~given).sum())
         return Rollouts(
-            prompt=canvas.tokens[:, :prompt_width],
-            prompt_valid=canvas.attention[:, :prompt_width],
+            prompt=canvas.tokens[:, :start],
+            prompt_valid=canvas.attention[:, :start],
             completion=sample.completion,
             given=given,
             valid=valid,
@@ -117,9 +159,7 @@ class Player:
             reward=torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32, device=device),
             correct=torch.tensor([verdict.correct for verdict in verdicts], dtype=torch.bool, device=device),
             verifiable=torch.tensor([verdict.note != "unverifiable" for verdict in verdicts], device=device).bool(),
-            group=torch.tensor(
-                [groups.setdefault(problem.key, len(groups)) for problem in problems], dtype=torch.long, device=device
-            ),
+            group=torch.zeros(len(verdicts), dtype=torch.long, device=device),
             forwards=sample.forwards,
             ended=(sample.completion == self.loaded.eos_id).any(1),
             derived=torch.tensor(
@@ -127,8 +167,7 @@ class Player:
                 dtype=torch.float32,
                 device=device,
             ),
-            keys=tuple(problem.key for problem in problems),
-            texts=tuple(texts),
+            texts=tuple(part.texts),
             notes=tuple(verdict.note for verdict in verdicts),
             answers=tuple(verdict.answer for verdict in verdicts),
         )

@@ -26,6 +26,8 @@ class Run:
     """L, the completion's length in tokens."""
     attend_eos: bool = True
     """The EOS behind a completion's end is learned and attended; off: neither, in SFT, rollouts and scoring alike."""
+    play_rows: int = field(default=256, validator=positive)
+    """Completions sampled at a time. While the next ones are sampled the last ones are judged; changes speed, not results."""
     split: str = "train"
     """Split of the task that reinforcement learning uses."""
     limit: int | None = field(default=None, validator=validators.optional(positive))

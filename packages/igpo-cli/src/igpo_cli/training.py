@@ -38,6 +38,8 @@ from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.tracking import Tracker, overall, rollout_rows
 from igpo_rl.checkpoint import Saved, aside
+from igpo_rl.exchange import Exchange
+from igpo_rl.igpo import identity
 from igpo_rl.trainer import Routine, train, train_sft
 from igpo_sampling import Loaded
 
@@ -311,6 +313,7 @@ class Training:
             steps=self.config.run.steps,
             mask_id=self.loaded.mask_id,
             resume=self._saved(),
+            exchange=Exchange(launch.gather, launch.rank()) if launch.ranks() > 1 else identity,
             retrace=self._retrace,
         )
         self._heed("igpo", done)
