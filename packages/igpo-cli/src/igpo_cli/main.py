@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from igpo_cli import errors, launch
+from igpo_cli import completion, errors, launch
 from igpo_cli.__about__ import __version__
 from igpo_cli.commands import App, canonical
 
@@ -44,9 +46,10 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Do what argv says; the exit code: 0, 1 for a failed run, 2 for wrong usage, 130 when interrupted."""
+    if (typed := completion.words()) is not None:
+        return complete(typed)
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
-    if words[0] in OF_RUNS:
-        words = [of_run(word) for word in words]
+    words = of_runs(words)
     words += resumed(words)
     try:
         code = build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
@@ -59,10 +62,27 @@ def run(argv: Sequence[str]) -> int:
         return errors.report(error, verbose=len(words) < len(argv))
 
 
-def of_run(word: str) -> str:
-    """A run's folder -> its run.toml; any other word as it is."""
-    file = Path(word) / "run.toml"
-    return str(file) if not word.startswith("-") and file.is_file() else word
+def complete(typed: list[str]) -> int:
+    """Answer a shell that asks what may follow these words."""
+    for known in (of_runs([canonical(word) for word in completion.settled(typed)]), typed[:1], []):
+        try:
+            with redirect_stderr(io.StringIO()):  # a warning would stand in the middle of what is being typed
+                build(known or ["--help"])(prog_name="igpo", standalone_mode=False)
+        except SystemExit as answered:
+            return int(answered.code or 0)
+        except Exception:  # noqa: BLE001 what was typed is not right yet; with fewer words it may be
+            continue
+    return 1
+
+
+def of_runs(words: list[str]) -> list[str]:
+    """Commands on a run: its folder, or the name of one in runs/ right behind the command, stands for its run.toml."""
+    if not words or words[0] not in OF_RUNS:
+        return words
+    named = Path("runs") / words[1] / "run.toml" if len(words) > 1 else Path()
+    if len(words) > 1 and not Path(words[1]).exists() and not words[1].startswith("-") and named.is_file():
+        words = [words[0], str(named), *words[2:]]
+    return [str(file) if (file := Path(word) / "run.toml").is_file() else word for word in words]
 
 
 def resumed(words: Sequence[str]) -> list[str]:

@@ -203,6 +203,14 @@ def metavar(type_: Any) -> str:
     return {int: "INT", float: "FLOAT", str: "TEXT", bool: "BOOL"}.get(type_, "TABLE")
 
 
+def choices(type_: Any) -> list[str]:
+    """The values of a type that has few of them, as one types them; empty for others."""
+    origin, args = get_origin(type_), get_args(type_)
+    if origin in (Union, UnionType):
+        return [choice for arm in args for choice in choices(arm)]
+    return [str(arm) for arm in args] if origin is Literal else ["none"] if type_ is NoneType else []
+
+
 def show(value: Any) -> str:
     """A value as it stands in TOML, in one line."""
     match value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
@@ -17,6 +17,7 @@ import typer
 from attrs import NOTHING, define, evolve, field, frozen
 
 from igpo_cli import errors
+from igpo_cli.completion import Offer, among, plugin_names, preset_names, run_names_and_files
 
 if TYPE_CHECKING:
     from igpo_cli.config import Source
@@ -37,7 +38,7 @@ class App(typer.Typer):
         super().__init__(
             name="igpo",
             help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
-            add_completion=False,
+            add_completion=True,
             pretty_exceptions_enable=False,
             rich_markup_mode="rich",
         )
@@ -149,14 +150,22 @@ def common(preset: str | None) -> list[inspect.Parameter]:
     return [
         _parameter(
             "config_file",
-            Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Values that go over the preset's.")],
+            Annotated[
+                Path | None,
+                typer.Argument(
+                    metavar="FILE.toml", help="Values that go over the preset's.", autocompletion=run_names_and_files
+                ),
+            ],
         ),
         _parameter(
             "config_preset",
             Annotated[
                 str | None,
                 typer.Option(
-                    "--preset", metavar="NAME", help=f"Start from a preset (igpo config presets). {_dim(without)}"
+                    "--preset",
+                    metavar="NAME",
+                    help=f"Start from a preset (igpo config presets). {_dim(without)}",
+                    autocompletion=preset_names,
                 ),
             ],
         ),
@@ -178,33 +187,6 @@ def common(preset: str | None) -> list[inspect.Parameter]:
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-# Completion ----------------------------------------------------------------------------------------------------------
-
-
-def run_names(incomplete: str) -> list[str]:
-    """Runs that begin so: those in runs/ by their names, others by their paths."""
-    from igpo_cli.history import is_run, runs_in
-
-    if "/" not in incomplete:
-        return [folder.name for folder in runs_in(Path("runs")) if folder.name.startswith(incomplete)]
-    parent = Path(incomplete.rpartition("/")[0] or "/")
-    entries = sorted(parent.iterdir()) if parent.is_dir() else []
-    found = [f"{entry}{'' if is_run(entry) else '/'}" for entry in entries if entry.is_dir()]
-    return [path for path in found if path.startswith(incomplete)]
-
-
-def metric_names(incomplete: str) -> list[str]:
-    """Metrics of the newest run in runs/ that begin so."""
-    from igpo_cli.history import last_rows, runs_in
-
-    for folder in reversed(list(runs_in(Path("runs")))):
-        steps, evaluated = last_rows(folder)
-        names = {name for row in (*steps.values(), evaluated) for name in row if "/" in name}
-        if names:
-            return sorted(name for name in names if name.startswith(incomplete))
-    return []
 
 
 # The first reading ---------------------------------------------------------------------------------------------------
@@ -306,7 +288,7 @@ def narrowed(
 ) -> list[Flag]:
     """The flags of all tables, for the plug-ins that the first reading found, or those of sources `over` it."""
     from igpo_cli.config import SHARED, Draft, flag, sources
-    from igpo_cli.options import brief, describe, metavar, options
+    from igpo_cli.options import brief, choices, describe, metavar, options
     from igpo_cli.plugins import KINDS
     from igpo_cli.settings import Run
 
@@ -314,7 +296,15 @@ def narrowed(
     run = options(Run)
 
     def add(
-        path: str, value: str, text: str, panel: str, hidden: bool, *, switch: bool = False, off: bool = False
+        path: str,
+        value: str,
+        text: str,
+        panel: str,
+        hidden: bool,
+        *,
+        switch: bool = False,
+        off: bool = False,
+        offer: Offer | None = None,
     ) -> None:
         option = typer.Option(
             "--no-" + flag(path)[2:] if off else flag(path),
@@ -323,6 +313,7 @@ def narrowed(
             rich_help_panel=_plain(panel),
             show_default=False,
             hidden=hidden,
+            autocompletion=offer,
         )
         kind: Any = bool if switch else str
         name = f"flag_{len(flags)}"
@@ -338,7 +329,7 @@ def narrowed(
         if name in KINDS:
             about = describe(catalogue.load(name, table.name))[0] if table.name else ""
             text = " ".join(filter(None, (_plain(about), _dim(", ".join(catalogue.names(name))))))
-            add(path, table.name or "NAME", text, panel, hidden)
+            add(path, table.name or "NAME", text, panel, hidden, offer=plugin_names(catalogue, name))
         for key, option in table.options.items():
             if option.kind or (not path and key == "plugins"):
                 continue
@@ -353,7 +344,8 @@ def narrowed(
                 add(at, "on", text, place, hidden or value is not True, switch=True, off=True)
             else:
                 shown = metavar(option.type) if value is NOTHING else brief(value).replace("\n", "\\n")
-                add(at, shown if len(shown) <= 20 else shown[:19] + "…", text, place, hidden)
+                shown = shown if len(shown) <= 20 else shown[:19] + "…"
+                add(at, shown, text, place, hidden, offer=among(partial(choices, option.type)))
     return flags
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from igpo_cli.commands import App, metric_names, run_names
+from igpo_cli.commands import App
+from igpo_cli.completion import metric_names, run_names
 from igpo_cli.errors import UsageError, close, configuring
 
 if TYPE_CHECKING:

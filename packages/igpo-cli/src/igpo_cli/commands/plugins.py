@@ -11,6 +11,7 @@ import typer
 from attrs import NOTHING, asdict
 
 from igpo_cli.commands import App
+from igpo_cli.completion import among
 from igpo_cli.errors import UsageError, close
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ def register(app: App) -> None:
     def plugins(
         words: Annotated[
             list[str] | None,
-            typer.Argument(metavar="[KIND | show KIND NAME]", help="A kind, or one plug-in to show with its options."),
+            typer.Argument(
+                metavar="[KIND | show KIND NAME]",
+                help="A kind, or one plug-in to show with its options.",
+                autocompletion=among(kinds),
+            ),
         ] = None,
         plugin: Annotated[
             list[str] | None, typer.Option(metavar="FILE.py", help="Python file with plug-ins; may be repeated.")
@@ -45,6 +50,13 @@ def register(app: App) -> None:
                 print(json.dumps(rows, indent=2)) if as_json else show_listing(rows)
             case _:
                 raise UsageError(f"igpo plugins takes one kind and not {len(words or [])}, or show KIND NAME")
+
+
+def kinds() -> list[str]:
+    """What may stand behind the command."""
+    from igpo_cli.plugins import KINDS
+
+    return ["show", *KINDS]
 
 
 def known(kind: str) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from igpo_cli.commands import App, run_names
+from igpo_cli.commands import App
+from igpo_cli.completion import run_names
 from igpo_cli.errors import UsageError, configuring
 
 if TYPE_CHECKING:
