@@ -89,15 +89,35 @@ class Source:
             node[leaf] = flags[path]
         return cls(FLAG, root)
 
+    @classmethod
+    def suite(cls, name: str) -> Source:
+        """Evaluations and what they are made with: a suite that is shipped with igpo, or a TOML file."""
+        known = shipped("suites")
+        if not name.endswith(".toml") and name not in known:
+            meant = close(name, known)
+            hint = f"Did you mean '{meant}'? " if meant else ""
+            raise UsageError(f"no suite named '{name}'. {hint}There are: {', '.join(known)}, or name a TOML file.")
+        found = cls.file(Path(name)) if name.endswith(".toml") else cls.file(known[name], f"suite {name}")
+        if not isinstance(found.values.get("eval"), Mapping):
+            raise UsageError(f"{found.origin} has no table [eval.NAME], so it is no suite of evaluations.")
+        return found
+
 
 def presets() -> dict[str, Path]:
     """The shipped presets by name."""
-    folder = Path(str(resources.files("igpo_cli") / "presets"))
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    return shipped("presets")
 
 
-def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any]) -> list[Source]:
-    """Lowest first. A file may name its preset: `preset = "tiny"`; the flag --preset goes over it."""
+def shipped(folder: str) -> dict[str, Path]:
+    """The TOML files of a folder that comes with igpo, by name."""
+    return {file.stem: file for file in sorted(Path(str(resources.files("igpo_cli") / folder)).glob("*.toml"))}
+
+
+def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any], suite: str | None = None) -> list[Source]:
+    """Lowest first: preset, file, suite, flags. A file may name its preset: `preset = "tiny"`; the flag --preset goes over it.
+
+    The evaluations of a suite stand in the place of those of file and preset.
+    """
     found = [Source.flags(flags)]
     if file is not None:
         document = Source.file(file)
@@ -109,6 +129,11 @@ def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
         found.insert(0, Source(document.origin, values))
     if preset is not None:
         found.insert(0, Source.preset(preset))
+    if suite is not None:
+        below = [
+            evolve(each, values={key: value for key, value in each.values.items() if key != "eval"}) for each in found
+        ]
+        found = [*below[:-1], Source.suite(suite), found[-1]]
     return found
 
 
@@ -390,12 +415,13 @@ def resolve(
     flags: Mapping[str, Any],
     catalogue: Catalogue,
     over: Sequence[Source] = (),
+    suite: str | None = None,
 ) -> Config:
     """Everything that a run was told, checked. `flags`: dotted path -> value, or its text as it was typed.
 
     What is `over` the flags comes from the command itself.
     """
-    draft = Draft([*sources(preset, file, flags), *over], catalogue)
+    draft = Draft([*sources(preset, file, flags, suite), *over], catalogue)
     build = Builder(catalogue)
     top = draft.tables.pop("")
     for path, table in draft.tables.items():

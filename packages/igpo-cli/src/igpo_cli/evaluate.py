@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
 from attrs import frozen
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from igpo_cli.play import Player
     from igpo_cli.problems import ProblemSet
+    from igpo_rl import Problem
 else:
     torch = lazy.load("torch")
 
+Row = dict[str, Any]
 Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
 
@@ -55,9 +57,13 @@ class Score:
     """The result of one evaluation."""
 
     metrics: dict[str, float]
-    """pass@1 with low and high (95 %), problems, and with several samples avg@n and pass@k."""
-    rows: list[dict[str, object]]
-    """One object a sample: key, sample, prompt, completion, answer, correct, reward, note."""
+    """pass@1 with low and high (95 %), problems, forwards a sample, and with several samples avg@n and pass@k."""
+    rows: list[Row]
+    """One object a sample: key, sample, prompt, completion, answer (as it was read), expected, correct, reward, note,
+    forwards, seed."""
+    correct: dict[str, int]
+    """Correct samples by problem, of `samples` each."""
+    samples: int
 
     def write(self, path: Path) -> None:
         """One JSON object a line."""
@@ -65,49 +71,88 @@ class Score:
         replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
-def summarise(correct: Sequence[int], samples: int) -> dict[str, float]:
-    """Correct counts a problem, out of `samples` each -> the metrics of `Score`."""
+def summarise(correct: Sequence[int], samples: int, pass_at: Sequence[int] = ()) -> dict[str, float]:
+    """Correct counts a problem, out of `samples` each -> the metrics of `Score`; `pass_at`: the k of pass@k."""
     problems = len(correct)
     mean = math.fsum(count / samples for count in correct) / max(1, problems)
     low, high = wilson(sum(correct), problems) if samples == 1 else bootstrap([count / samples for count in correct])
     metrics = {"pass@1": mean, "low": low, "high": high, "problems": float(problems)}
     if samples > 1:
         metrics[f"avg@{samples}"] = mean
-        sizes = [2**power for power in range(1, samples.bit_length()) if 2**power < samples]
-        for k in [*sizes, samples]:
-            metrics[f"pass@{k}"] = math.fsum(pass_at_k(count, samples, k) for count in correct) / problems
+        powers = [2**power for power in range(1, samples.bit_length()) if 2**power < samples]
+        for k in pass_at or [*powers, samples]:
+            metrics[f"pass@{k}"] = math.fsum(pass_at_k(count, samples, k) for count in correct) / max(1, problems)
     return metrics
 
 
-def evaluate(player: Player, problems: ProblemSet, *, samples: int, seed: int, rows: int = 256) -> Score:
-    """Sample every problem `samples` times, `rows` canvases at a time, and judge them.
+def evaluate(
+    player: Player,
+    problems: ProblemSet,
+    *,
+    samples: int,
+    seed: int,
+    pass_at: Sequence[int] = (),
+    done: Iterable[Row] = (),
+    keep: Callable[[list[Row]], None] | None = None,
+    told: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Sample every problem `samples` times and judge them. The processes of a job share the batches; each gets the whole score.
 
-    The processes of a job share the samples, and each gets the whole score. A sample's seed depends on the run's seed,
-    its problem and its index alone, so the result does not move with `rows` or the number of processes.
+    A sample's seed depends on the run's seed, its problem and its index alone, and batches are cut the same way for any
+    number of processes and after a resumption: `done` are the rows of an earlier sitting, in whole batches. `keep` is given
+    new rows, by the first process, and `told` how many of all there are.
     """
-    work = [(problem, index) for problem in problems.problems for index in range(samples)]
-    counts: dict[str, int] = {problem.key: 0 for problem in problems.problems}
-    records: list[dict[str, object]] = []
-    mine = launch.dealt(work)
-    for start in range(0, len(mine), rows):
-        part = mine[start : start + rows]
-        seeds = torch.tensor([derive(seed, "evaluate", problem.key, index) for problem, index in part])
-        played = player([problem for problem, _ in part], None, seeds)
-        for at, (problem, index) in enumerate(part):
-            task = problems.tasks[problem.key]
-            records.append(
-                {
-                    "key": problem.key,
-                    "sample": index,
-                    "prompt": task.prompt,
-                    "completion": played.texts[at],
-                    "answer": task.answer,
-                    "correct": bool(played.correct[at]),
-                    "reward": float(played.reward[at]),
-                    "note": played.notes[at],
-                }
-            )
-    records = launch.collected(records)
-    for record in records:
-        counts[str(record["key"])] += bool(record["correct"])
-    return Score(metrics=summarise(list(counts.values()), samples), rows=records)
+    pairs = [(problem, index) for problem in problems.problems for index in range(samples)]
+    size = batch_rows(player)
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    known = {(row["key"], row["sample"]): row for row in done}
+    open_ = [batch for batch in batches if not all((problem.key, index) in known for problem, index in batch)]
+    finished = len(pairs) - sum(map(len, open_))
+    for start in range(0, len(open_), launch.ranks()):
+        part = launch.dealt(open_[start : start + launch.ranks()])
+        rows = [
+            row for shared in launch.gather(_played(player, problems, part[0], seed) if part else []) for row in shared
+        ]
+        if keep is not None and launch.rank() == 0:
+            keep(rows)
+        known |= {(row["key"], row["sample"]): row for row in rows}
+        finished += len(rows)
+        if told is not None:
+            told(finished, len(pairs))
+    found = [known[problem.key, index] for problem, index in pairs]
+    counts = {problem.key: 0 for problem in problems.problems}
+    for row in found:
+        counts[str(row["key"])] += bool(row["correct"])
+    metrics = summarise(list(counts.values()), samples, pass_at)
+    metrics["forwards"] = math.fsum(row["forwards"] for row in found) / max(1, len(found))
+    return Score(metrics=metrics, rows=found, correct=counts, samples=samples)
+
+
+def batch_rows(player: Player) -> int:
+    """Canvases that are sampled together: as many as the sampler takes in one forward."""
+    return int(getattr(player.sampler, "max_rows", 64))
+
+
+def _played(player: Player, problems: ProblemSet, batch: Sequence[tuple[Problem, int]], seed: int) -> list[Row]:
+    seeds = [derive(seed, "evaluate", problem.key, index) for problem, index in batch]
+    played = player([problem for problem, _ in batch], None, torch.tensor(seeds))
+    forwards = played.forwards.tolist()
+    rows: list[Row] = []
+    for at, (problem, index) in enumerate(batch):
+        task = problems.tasks[problem.key]
+        rows.append(
+            {
+                "key": problem.key,
+                "sample": index,
+                "prompt": task.prompt,
+                "completion": played.texts[at],
+                "answer": played.answers[at],
+                "expected": task.answer,
+                "correct": bool(played.correct[at]),
+                "reward": float(played.reward[at]),
+                "note": played.notes[at],
+                "forwards": forwards[at],
+                "seed": seeds[at],
+            }
+        )
+    return rows

@@ -36,6 +36,8 @@ COMMANDS = {
 """Every command, one module each in igpo_cli.commands, and the panel of --help in which it stands."""
 OF_RUNS = ("sample", "eval", "merge")
 """Commands to which a run's folder stands for its run.toml."""
+TAKE_FOLDERS = ("--compare", "--out", "--model.path")
+"""Options of theirs whose value may be a run's folder, and means it."""
 VERBOSE = ("-v", "--verbose")
 
 
@@ -82,7 +84,11 @@ def of_runs(words: list[str]) -> list[str]:
     named = Path("runs") / words[1] / "run.toml" if len(words) > 1 else Path()
     if len(words) > 1 and not Path(words[1]).exists() and not words[1].startswith("-") and named.is_file():
         words = [words[0], str(named), *words[2:]]
-    return [str(file) if (file := Path(word) / "run.toml").is_file() else word for word in words]
+    files = [Path(word) / "run.toml" for word in words]
+    return [
+        str(file) if before not in TAKE_FOLDERS and file.is_file() else word
+        for before, word, file in zip(["", *words], words, files, strict=False)
+    ]
 
 
 def resumed(words: Sequence[str]) -> list[str]:

@@ -111,7 +111,13 @@ class Evaluation:
     """Split of the task."""
     samples: int = field(default=1, validator=positive)
     """Completions a problem; above 1 avg@k and pass@k are reported."""
+    pass_at: tuple[int, ...] = ()
+    """The k of pass@k, at most `samples`; empty: powers of two up to it."""
     limit: int | None = field(default=None, validator=validators.optional(positive))
     """The first so many problems; none for all."""
     shuffle: int | None = None
     """Seed of a shuffle before the limit; none: in order."""
+
+    def __attrs_post_init__(self) -> None:
+        if wrong := [k for k in self.pass_at if not 1 <= k <= self.samples]:
+            raise ValueError(f"pass_at = {wrong[0]} must lie in 1 to samples = {self.samples}.")

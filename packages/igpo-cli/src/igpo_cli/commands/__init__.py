@@ -84,6 +84,8 @@ def config_command(
 
     `vary=("compare", "sampler")`: the function's own --compare A,B names samplers, and instead of one `Config` the
     function gets a dict of them by these names ("" without --compare). Each takes the options that its plug-in has.
+
+    A function's own --suite NAME lays the evaluations of that name, or of a TOML file, over the configuration.
     """
     words = name.split()
     parent = app.group(words[0], "") if len(words) > 1 else app
@@ -117,7 +119,10 @@ def config_command(
             if config_plugins:
                 given["plugins"] = config_plugins
             chosen = config_preset or (None if config_file else preset)
-            configs = {each: resolve(chosen, config_file, given, app.catalogue, over) for each, over in varied.items()}
+            suite = values.get("suite")
+            configs = {
+                each: resolve(chosen, config_file, given, app.catalogue, over, suite) for each, over in varied.items()
+            }
             mine = {key: value for key, value in values.items() if key not in flags}
             function(configs if vary else configs[""], **mine)
 
@@ -319,7 +324,13 @@ def narrowed(
         name = f"flag_{len(flags)}"
         flags.append(Flag(path, _parameter(name, Annotated[kind | None, option]), off))
 
-    found = sources(reading.preset or (None if reading.file else preset), reading.file, reading.flags)
+    suite = reading.own.get("suite")
+    found = sources(
+        reading.preset or (None if reading.file else preset),
+        reading.file,
+        reading.flags,
+        suite if isinstance(suite, str) else None,
+    )
     draft = Draft([*found, *over], catalogue)
     for path, table in draft.tables.items():
         scope, _, name = path.rpartition(".")
