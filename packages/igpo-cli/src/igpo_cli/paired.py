@@ -71,7 +71,7 @@ def newcombe(both: int, first: int, second: int, neither: int) -> tuple[float, f
         return (-1.0, 1.0)
     one, two = both + first, both + second
     (low_one, high_one), (low_two, high_two) = wilson(one, trials), wilson(two, trials)
-    cross = both * neither - first * second
+    cross = float(both * neither - first * second)
     if cross > 0:
         cross = max(0.0, cross - trials / 2)  # continuity
     margins = one * (trials - one) * two * (trials - two)

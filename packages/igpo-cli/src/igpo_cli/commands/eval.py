@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from igpo_cli import launch
 from igpo_cli.commands import App, config_command
 from igpo_cli.errors import UsageError
+from igpo_cli.launch import Processes
 
 if TYPE_CHECKING:
     from igpo_cli.config import Config
@@ -52,10 +54,10 @@ def register(app: App) -> None:
                 metavar="DIR", help="Keep every sample in NAME.jsonl here; an evaluation that was cut off goes on."
             ),
         ] = None,
+        processes: Processes = None,
         as_json: Annotated[bool, typer.Option("--json", help="One object, by evaluation.")] = False,
     ) -> None:
         """Evaluate a model or a run (igpo eval runs/NAME) on its evaluations or a suite; compare several."""
-        from igpo_cli import launch
         from igpo_cli.assemble import device_of
 
         names = list(dict.fromkeys(only)) or list(config.evals())
@@ -66,6 +68,8 @@ def register(app: App) -> None:
             )
         for name in names:
             config.evaluation(name)
+        if (code := launch.start(app.argv, processes, None, cpu=config.run.device == "cpu")) is not None:
+            raise typer.Exit(code)
         launch.join(device_of(config))
         scores = judged(config, names, compare, out)
         if launch.rank() == 0:
@@ -88,7 +92,6 @@ def judged(config: Config, names: list[str], compare: list[str], out: Path | Non
 
 def one(config: Config, name: str, loaded: Any, weights: str, folder: Path | None, label: str) -> Score:
     """One model on one evaluation."""
-    from igpo_cli import launch
     from igpo_cli.assemble import player_of, problem_set
     from igpo_cli.evaluate import batch_rows, evaluate
     from igpo_cli.ledger import Ledger, settings_of
@@ -126,8 +129,6 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
     """How far an evaluation is: a bar on a terminal, else a line now and then; on stderr, so that --json stays clean."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from igpo_cli import launch
 
     console = Console(stderr=True)
     if launch.rank():
