@@ -308,7 +308,7 @@ def costs(families: Sequence[Family]) -> str:
         for family in families:
             values = [value for arm in family.arms for value in arm.history.values(name)]
             cells.append(statistics.median(values) if values else None)
-        return ["" if value is None else f"{value:,.0f}" if value >= 100 else short(value) for value in cells]
+        return ["" if value is None else f"{value:,.0f}" if value >= 100 else short(round(value, 3)) for value in cells]
 
     rows = [(title, median(name)) for title, name in (*COSTS, ("tokens a second of sampling", "time/speed"))]
     rows = [(title, cells) for title, cells in rows if any(cells)]

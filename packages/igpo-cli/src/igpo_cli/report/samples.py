@@ -61,13 +61,16 @@ class Shown:
 
 
 def chosen(arm: Arm, budget: int) -> Shown:
-    """As many whole groups as hold `budget` tokens, one at least; step by step in turn, the telling ones first."""
+    """As many whole groups as hold `budget` tokens, one at least; one of each step in turn, the telling ones first."""
     steps = list(arm.rollouts)
     if len(steps) > STEPS:
         steps = [steps[round(index * (len(steps) - 1) / (STEPS - 1))] for index in range(STEPS)]
-    queues = [[(step, group) for group in _groups(read_rollouts(arm.folder, step))] for step in steps]
+    queues = [
+        [(steps[index], group) for group in _groups(read_rollouts(arm.folder, steps[index]))]
+        for index in spread(len(steps))
+    ]
     shown: list[tuple[int, Group]] = []
-    for turn in zip_longest(*reversed(queues)):
+    for turn in zip_longest(*queues):
         for item in filter(None, turn):
             budget -= sum(_end(row) for row in item[1])
             if shown and budget < 0:
@@ -78,6 +81,16 @@ def chosen(arm: Arm, budget: int) -> Shown:
     order = {step: place for place, step in enumerate(steps)}
     shown.sort(key=lambda item: -order[item[0]])
     return Shown(shown, sum(map(len, queues)), len(arm.rollouts))
+
+
+def spread(count: int) -> list[int]:
+    """0 .. count - 1, the last and the first before the rest, and then always the middle of a gap: any beginning is even."""
+    order, gaps = list(dict.fromkeys([count - 1, 0])) if count else [], [(0, count - 1)]
+    for low, high in gaps:
+        if high - low > 1:
+            order.append((low + high) // 2)
+            gaps += [(low, order[-1]), (order[-1], high)]
+    return order
 
 
 def rollouts(arms: Sequence[Arm], colours: Sequence[int]) -> tuple[str, str]:
