@@ -37,15 +37,15 @@ def device_of(config: Config) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if ranks() > 1 and device == "cuda" else device
 
 
-def load_model(config: Config, path: str | None = None) -> Loaded:
-    """The model of the run, on its device; `path` replaces the configured directory."""
+def load_model(config: Config, path: str | None = None, device: str | None = None) -> Loaded:
+    """The model of the run, on its device or another one; `path` replaces the configured directory."""
     model = config.plugin("model")
     if path is not None:
         model = evolve(model, path=path)
     vocabulary = model_vocabulary(config) if "task" in config.values else None
     with configuring():
         loaded: Loaded = model(
-            device=device_of(config),
+            device=device or device_of(config),
             dtype=getattr(torch, config.run.dtype),
             vocabulary=vocabulary,
             seed=config.run.seed,

@@ -6,6 +6,7 @@ The algorithm and its loops are igpo-rl's; here a run gets its folder, its model
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from itertools import chain
@@ -37,10 +38,11 @@ from igpo_cli.screen import Screen
 from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.tracking import Tracker, overall, rollout_rows
+from igpo_rl import fsdp
 from igpo_rl.checkpoint import Saved, aside
 from igpo_rl.exchange import Exchange
 from igpo_rl.igpo import identity
-from igpo_rl.trainer import Routine, train, train_sft
+from igpo_rl.trainer import Routine, gather_with, train, train_sft
 from igpo_sampling import Loaded
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def run(config: Config, *, resume: Path | None = None) -> Path:
     if again is not None and again.finished(config):
         errors.note(f"{folder} is finished: its model is in {again.folder / 'model'}. More --steps would go on.")
         return again.folder
-    loaded = load_model(config, again.model() if again is not None else None)
+    # Whole weights may not fit on a device that is to hold a part of them.
+    loaded = load_model(config, again.model() if again is not None else None, device="cpu" if sharded() else None)
     try:
         with ExitStack() as stack:
             return Training.prepare(config, loaded, again, stack).run()
@@ -123,6 +126,8 @@ class Training:
     signals: Signals
     told: int = 0
     """The signal that some process got, agreed by all; 0: none."""
+    rollouts: fsdp.Rollouts = field(init=False)
+    """How the policy of the phase is sampled from."""
     resumable: bool = True
     """Whether checkpoints are of use."""
     alarm: Alarm = field(factory=Alarm)
@@ -212,6 +217,10 @@ class Training:
             self.sft()
             if self.problems is not None:
                 self._save_start()
+                if sharded():  # what was spread and put together again on the main process is of no use to the others
+                    if not self.resumable:
+                        raise RunError(f"RL cannot start without {self.folder / START}. Make room on the disk.")
+                    self.loaded = load_model(self.config, str(self.folder / START), device="cpu")
         if self.problems is not None:
             self.igpo()
         for account in filter(None, (judge.account() for judge in judges)):
@@ -292,8 +301,7 @@ class Training:
         algorithm = algorithm_of(self.config)
         frozen = copy.deepcopy(self.loaded.denoiser) if self._needs_copy(algorithm.loss.beta) else None
         policy = self._begin("igpo")
-        # Ranks sample with unequal numbers of forwards, in each of which DDP would exchange buffers.
-        self.player = evolve(self.player, loaded=self.loaded, denoiser=self.accelerator.unwrap_model(policy))
+        self.player = evolve(self.player, loaded=self.loaded, **self._sampled(policy))
         reference = None if frozen is None else self._alike(frozen)
         if self.config.section("lora").rank:
             reference = without_adapters(policy, self.accelerator.unwrap_model(policy))
@@ -315,9 +323,14 @@ class Training:
             resume=self._saved(),
             exchange=Exchange(launch.gather, launch.rank()) if launch.ranks() > 1 else identity,
             retrace=self._retrace,
+            rolling=self.rollouts.phase,
         )
         self._heed("igpo", done)
         self._end(policy, "igpo")
+
+    def _sampled(self, policy: Module) -> dict[str, Any]:
+        """How a player samples from a policy: without DDP, and in step with other ranks where weights are spread."""
+        return {"denoiser": self.accelerator.unwrap_model(policy), "within": self.rollouts.within}
 
     def _saved(self) -> Saved | None:
         return None if self.again is None else self.again.saved
@@ -332,6 +345,8 @@ class Training:
 
     def _alike(self, frozen: Module) -> Callable[..., Any]:
         """A copy that computes in the same precision as the policy, so that at first they agree."""
+        if sharded():
+            frozen = fsdp.prepare(self.accelerator, frozen)
         frozen.eval()
 
         def reference(*inputs: Any, **named: Any) -> Any:
@@ -349,12 +364,19 @@ class Training:
         experts = f" and {len(self.loaded.experts)} weights of experts" if self.loaded.experts else ""
         where = f" in adapters of {len(self.loaded.linear)} linear layers{experts}" if lora.rank else ""
         self.tracker.message(f"{phase}: {count:,} trainable weights{where}")
-        policy: Module = self.accelerator.prepare_model(network)
+        policy = fsdp.prepare(self.accelerator, network)
+        self.rollouts = fsdp.Rollouts.of(policy, gather_with(self.accelerator))
+        if fsdp.is_sharded(policy):
+            when = "once a phase" if self.rollouts.once else "in each forward: they do not fit beside the rest"
+            self.tracker.message(
+                f"{phase}: weights are spread over {launch.ranks()} processes; rollouts gather them {when}"
+            )
         return policy
 
     def _end(self, policy: Module, phase: str) -> None:
         """What was trained becomes the model: adapters are saved alone, and merged into its weights."""
         network = self.accelerator.unwrap_model(policy, keep_fp32_wrapper=False)
+        fsdp.dissolve(network, wanted=self.accelerator.is_main_process)
         if self.config.section("lora").rank and self.accelerator.is_main_process:
             with (
                 self.tracker.unless_full("the adapters are not kept"),
@@ -385,8 +407,9 @@ class Training:
     def _evaluate(self, module: Module) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for name, (player, problems, samples) in self.evaluations.items():
-            player = evolve(player, denoiser=self.accelerator.unwrap_model(module))
-            score = evaluate(player, problems, samples=samples, seed=self.config.run.seed)
+            with self.rollouts.phase():
+                player = evolve(player, **self._sampled(module))
+                score = evaluate(player, problems, samples=samples, seed=self.config.run.seed)
             if self.accelerator.is_main_process:
                 with self.tracker.unless_full(f"the answers of evaluation {name} are not kept"):
                     score.write(self.folder / "eval" / f"{name}.jsonl")
@@ -429,6 +452,11 @@ def recompute_layers(denoiser: Any) -> None:
     # The name it had in earlier versions of transformers.
     enable = getattr(denoiser, "activation_checkpointing_enable", None) or denoiser.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def sharded() -> bool:
+    """Whether accelerate was told to spread weights over the processes."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

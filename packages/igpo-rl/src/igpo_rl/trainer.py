@@ -386,12 +386,14 @@ def train(
     resume: Saved | None = None,
     exchange: Callable[[Play], Play] = identity,
     retrace: Retrace | None = None,
+    rolling: Callable[[], AbstractContextManager[Any]] = nullcontext,
     phase: str = "igpo",
 ) -> int:
     """RL for `steps` rollout phases in all; returns how many are done, fewer where `routine.stop` said so.
 
     `policy` as `accelerator.prepare_model` returned it. Every rank gets the same `problems` and takes its share of their
-    order, which depends on the algorithm's seed alone. A `resume` of an earlier phase counts as step 0 of this one.
+    order, which depends on the algorithm's seed alone. `rolling` is entered around each rollout phase. A `resume` of an
+    earlier phase counts as step 0 of this one.
     """
     gather = gather_with(accelerator)
     updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates, routine.say)
@@ -401,17 +403,18 @@ def train(
     meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, steps):
-        batch = algorithm.collect(
-            play,
-            stream,
-            progress=step / steps,
-            step=step,
-            memory=memory,
-            exchange=exchange,
-            gather=gather,
-            rank=accelerator.process_index,
-            retrace=retrace,
-        )
+        with rolling():
+            batch = algorithm.collect(
+                play,
+                stream,
+                progress=step / steps,
+                step=step,
+                memory=memory,
+                exchange=exchange,
+                gather=gather,
+                rank=accelerator.process_index,
+                retrace=retrace,
+            )
         if routine.watch is not None:
             routine.watch(step + 1, batch)
         began = perf_counter()
