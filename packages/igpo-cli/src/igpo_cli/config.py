@@ -113,10 +113,17 @@ def shipped(folder: str) -> dict[str, Path]:
     return {file.stem: file for file in sorted(Path(str(resources.files("igpo_cli") / folder)).glob("*.toml"))}
 
 
-def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any], suite: str | None = None) -> list[Source]:
+def sources(
+    preset: str | None,
+    file: Path | None,
+    flags: Mapping[str, Any],
+    suite: str | None = None,
+    under: Sequence[Source] = (),
+) -> list[Source]:
     """Lowest first: preset, file, suite, flags. A file may name its preset: `preset = "tiny"`; the flag --preset goes over it.
 
-    The evaluations of a suite stand in the place of those of file and preset.
+    The evaluations of a suite stand in the place of those of file and preset. What goes `under` file and flags, but over
+    the preset, comes from the command itself.
     """
     found = [Source.flags(flags)]
     if file is not None:
@@ -127,8 +134,7 @@ def sources(preset: str | None, file: Path | None, flags: Mapping[str, Any], sui
             raise _refuse("", "preset", document.origin, f"preset = {show(named)} must be text")
         preset = preset or named
         found.insert(0, Source(document.origin, values))
-    if preset is not None:
-        found.insert(0, Source.preset(preset))
+    found = [*([] if preset is None else [Source.preset(preset)]), *under, *found]
     if suite is not None:
         below = [
             evolve(each, values={key: value for key, value in each.values.items() if key != "eval"}) for each in found
@@ -416,12 +422,13 @@ def resolve(
     catalogue: Catalogue,
     over: Sequence[Source] = (),
     suite: str | None = None,
+    under: Sequence[Source] = (),
 ) -> Config:
     """Everything that a run was told, checked. `flags`: dotted path -> value, or its text as it was typed.
 
-    What is `over` the flags comes from the command itself.
+    What is `over` the flags, or `under` file and flags, comes from the command itself.
     """
-    draft = Draft([*sources(preset, file, flags, suite), *over], catalogue)
+    draft = Draft([*sources(preset, file, flags, suite, under), *over], catalogue)
     build = Builder(catalogue)
     top = draft.tables.pop("")
     for path, table in draft.tables.items():

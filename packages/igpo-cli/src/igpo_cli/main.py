@@ -22,6 +22,7 @@ COMMANDS = {
     "sft": "Train and ask",
     "sample": "Train and ask",
     "eval": "Train and ask",
+    "ablate": "Train and ask",
     "runs": "Understand",
     "plot": "Understand",
     "report": "Understand",

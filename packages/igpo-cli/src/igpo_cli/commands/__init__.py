@@ -69,7 +69,7 @@ def config_command(
     *,
     tables: Sequence[str] | None = None,
     preset: str | None = "tiny",
-    vary: tuple[str, str] | None = None,
+    vary: tuple[str, str] | Callable[[Reading], Varied] | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a command whose options are those of a run.
 
@@ -83,7 +83,8 @@ def config_command(
     level, "eval" every [eval.NAME]); the others' flags work all the same. Without FILE and --preset, `preset` is taken.
 
     `vary=("compare", "sampler")`: the function's own --compare A,B names samplers, and instead of one `Config` the
-    function gets a dict of them by these names ("" without --compare). Each takes the options that its plug-in has.
+    function gets a dict of them by these names ("" without --compare). Each takes the options that its plug-in has. A
+    function in its place makes the configurations of what the first reading found.
 
     A function's own --suite NAME lays the evaluations of that name, or of a TOML file, over the configuration.
     """
@@ -93,21 +94,25 @@ def config_command(
     def declare(function: Function) -> Function:
         own = own_parameters(function)
         flags: dict[str, Flag] = {}
-        varied: dict[str, tuple[Source, ...]] = {"": ()}
+        varied = Varied({"": ()}, preset)
         if list(app.argv[: len(words)]) == words:
             reading = Reading.of(app.argv[len(words) :], own)
-            varied = variants(reading, *vary) if vary else varied
+            varied = varied_by(reading, preset, vary)
             found = {
                 (flag.path, flag.off): flag
-                for over in reversed(varied.values())  # the first one's values are shown
-                for flag in narrowed(app.catalogue, reading, preset, tables, over)
+                for over in reversed(varied.over.values())  # the first one's values are shown
+                for flag in narrowed(app.catalogue, reading, varied, tables, over)
             }
             for number, flag in enumerate(found.values()):
                 parameter = flag.parameter.replace(name=f"flag_{number}")
                 flags[parameter.name] = evolve(flag, parameter=parameter)
 
         def command(
-            *, config_file: Path | None, config_preset: str | None, config_plugins: list[str], **values: Any
+            *,
+            config_file: Path | None,
+            config_preset: str | None,  # noqa: ARG001 the first reading has it
+            config_plugins: list[str],
+            **values: Any,
         ) -> None:
             from igpo_cli.config import resolve
 
@@ -118,10 +123,10 @@ def config_command(
             }
             if config_plugins:
                 given["plugins"] = config_plugins
-            chosen = config_preset or (None if config_file else preset)
             suite = values.get("suite")
             configs = {
-                each: resolve(chosen, config_file, given, app.catalogue, over, suite) for each, over in varied.items()
+                each: resolve(varied.preset, config_file, given, app.catalogue, over, suite, varied.under)
+                for each, over in varied.over.items()
             }
             mine = {key: value for key, value in values.items() if key not in flags}
             function(configs if vary else configs[""], **mine)
@@ -214,8 +219,8 @@ class Reading:
     preset: str | None = None
     flags: dict[str, Any] = field(factory=dict)
     """Dotted path -> text, or True where none followed."""
-    own: dict[str, Any] = field(factory=dict)
-    """The same of the command's own flags."""
+    own: dict[str, list[Any]] = field(factory=dict)
+    """The same of the command's own flags, which may be repeated."""
 
     @classmethod
     def of(cls, words: Sequence[str], own: Sequence[inspect.Parameter]) -> Reading:
@@ -240,23 +245,42 @@ class Reading:
             elif name == "plugin":
                 found.flags.setdefault("plugins", []).append(value)
             elif f"--{name}" in mine:
-                found.own[name] = value if equals else True
+                found.own.setdefault(name, []).append(value if equals else True)
             else:
                 table, dot, key = name.removeprefix("no-").rpartition(".")
                 found.flags[table + dot + key.replace("-", "_")] = value if equals else True
         return found
 
 
-def variants(reading: Reading, parameter: str, kind: str) -> dict[str, tuple[Source, ...]]:
-    """What --PARAMETER A,B puts over all other sources, by name: one plug-in of the kind after the other."""
+@frozen
+class Varied:
+    """Several configurations that are made of one command line."""
+
+    over: dict[str, tuple[Source, ...]]
+    """By name: what goes over all other sources."""
+    preset: str | None
+    """What they start from."""
+    under: tuple[Source, ...] = ()
+    """What goes over the preset alone."""
+
+
+def varied_by(
+    reading: Reading, preset: str | None, vary: tuple[str, str] | Callable[[Reading], Varied] | None
+) -> Varied:
+    """What a command makes of its line; --PARAMETER A,B makes one configuration a plug-in, one after the other."""
     from igpo_cli.config import Source
 
-    if parameter not in reading.own:
-        return {"": ()}
-    names = [name.strip() for name in str(reading.own[parameter]).split(",")]
-    if "" in names or reading.own[parameter] is True:
+    if callable(vary):
+        return vary(reading)
+    chosen = reading.preset or (None if reading.file else preset)
+    if vary is None or vary[0] not in reading.own:
+        return Varied({"": ()}, chosen)
+    parameter, kind = vary
+    given = reading.own[parameter][-1]
+    names = [name.strip() for name in str(given).split(",")]
+    if "" in names or given is True:
         raise errors.UsageError(f"--{parameter} takes the names of {kind}s with commas between them, such as A,B,C")
-    return {name: (Source(f"--{parameter}", {kind: {"name": name}}),) for name in names}
+    return Varied({name: (Source(f"--{parameter}", {kind: {"name": name}}),) for name in names}, chosen)
 
 
 def _names(parameter: inspect.Parameter) -> Iterator[str]:
@@ -287,7 +311,7 @@ class Flag:
 def narrowed(
     catalogue: Catalogue,
     reading: Reading,
-    preset: str | None,
+    varied: Varied,
     tables: Sequence[str] | None,
     over: Sequence[Source] = (),
 ) -> list[Flag]:
@@ -324,13 +348,8 @@ def narrowed(
         name = f"flag_{len(flags)}"
         flags.append(Flag(path, _parameter(name, Annotated[kind | None, option]), off))
 
-    suite = reading.own.get("suite")
-    found = sources(
-        reading.preset or (None if reading.file else preset),
-        reading.file,
-        reading.flags,
-        suite if isinstance(suite, str) else None,
-    )
+    suite = reading.own.get("suite", [None])[-1]
+    found = sources(varied.preset, reading.file, reading.flags, suite if isinstance(suite, str) else None, varied.under)
     draft = Draft([*found, *over], catalogue)
     for path, table in draft.tables.items():
         scope, _, name = path.rpartition(".")

@@ -133,7 +133,7 @@ def show(charts: Sequence[Chart], height: int) -> None:
             console.print(legend(lines, console))
 
 
-def svg(charts: Sequence[Chart]) -> str:
+def svg(charts: Sequence[Chart], axis: str = "step") -> str:
     """One picture of all charts in the report's style, in its light colours: what draws SVG seldom knows CSS variables."""
     import re
 
@@ -155,7 +155,7 @@ def svg(charts: Sequence[Chart]) -> str:
             f'<text x="10" y="{top + 16}" style="font-weight:600;fill:{palette["ink"]}">{escape(metric)}</text>'
             f'<text x="590" y="{top + 16}" text-anchor="end">{words}</text>'
         )
-        figure = chart(metric, "", lines, wide=True)
+        figure = chart(metric, "", lines, wide=True, axis=axis)
         inner = figure[figure.index("<svg") : figure.index("</svg>") + 6]
         drawn.append(inner.replace("<svg ", f'<svg y="{top + 26}" width="600" height="290" ', 1))
         top += 330

@@ -26,7 +26,7 @@ class Line:
     label: str
     points: Points
     dashed: bool = False
-    intervals: Sequence[tuple[int, float, float]] = ()
+    intervals: Sequence[tuple[float, float, float]] = ()
     """(step, low, high)."""
     raw: Sequence[Points] = ()
     """Drawn faintly behind: what was measured, or the single seeds."""
@@ -87,11 +87,18 @@ def powers(low: float, high: float) -> list[float]:
 
 
 def chart(
-    title: str, caption: str, lines: Sequence[Line], *, wide: bool = False, top: float | None = None, log: bool = False
+    title: str,
+    caption: str,
+    lines: Sequence[Line],
+    *,
+    wide: bool = False,
+    top: float | None = None,
+    log: bool = False,
+    axis: str = "step",
 ) -> str:
     """A figure with its title and a sentence that says how to read it. `caption` is HTML.
 
-    `log`: a logarithmic scale; all values must be positive.
+    `log`: a logarithmic scale; all values must be positive. Along another axis than steps places need not be whole.
     """
     width, height = (600, 290) if wide else (420, 240)
     left, right, above, below = (58, 14, 12, 34) if wide else (54, 12, 12, 32)
@@ -102,11 +109,13 @@ def chart(
     y_ticks = powers(min(values), max(values)) if log else ticks(min(0.0, *values), max(values) if top is None else top)
     scale = math.log10 if log else float
     floor, ceiling = scale(y_ticks[0]), scale(y_ticks[-1])
-    first, last = min(steps), max(max(steps), min(steps) + 1)
+    whole = axis == "step"
+    first, last = min(steps), max(max(steps), min(steps) + 1) if whole else max(steps)
+    last = last if last > first else first + 1
     x_ticks = ticks(first, last)
-    if 0 < x_ticks[-1] - last < 0.02 * (last - first):
+    if whole and 0 < x_ticks[-1] - last < 0.02 * (last - first):
         last = int(x_ticks[-1])  # the means of the last stretch of a long line stand before its end
-    x_ticks = [tick for tick in x_ticks if first <= tick <= last and tick == int(tick)]
+    x_ticks = [tick for tick in x_ticks if first <= tick <= last and (not whole or tick == int(tick))]
 
     def x(step: float) -> float:
         return left + (step - first) / (last - first) * (width - left - right)
@@ -120,7 +129,10 @@ def chart(
         for tick in y_ticks
     ]
     parts += [f'<text class="x" x="{x(tick):.1f}" y="{height - 12}">{tick:g}</text>' for tick in x_ticks]
-    parts.append(f'<text class="x step" x="{left - 16}" y="{height - 12}">step</text>')
+    if whole:
+        parts.append(f'<text class="x step" x="{left - 16}" y="{height - 12}">step</text>')
+    else:
+        parts.append(f'<text class="x" x="{(left + width - right) / 2:.0f}" y="{height + 2}">{escape(axis)}</text>')
     parts += [part for line in lines for part in _areas(line, x, y)]
     parts += [part for index, line in enumerate(lines) for part in _curve(line, x, y, shift=_shift(index, lines))]
     label = escape(f"{title}: " + ", ".join(dict.fromkeys(line.label for line in lines)))
@@ -146,7 +158,7 @@ def _areas(line: Line, x: Callable[[float], float], y: Callable[[float], float])
 
 
 def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float], shift: float) -> list[str]:
-    def path(points: Points) -> str:
+    def path(points: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{x(step) + shift:.1f},{y(value):.1f}" for step, value in points)
 
     colour = f"a{line.arm}"
