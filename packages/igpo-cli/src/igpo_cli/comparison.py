@@ -11,9 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
-from igpo_cli.commands.plot import svg
 from igpo_cli.report.arms import Arm as Run
 from igpo_cli.report.chart import Line
+from igpo_cli.report.picture import svg
 from igpo_cli.studies import Study
 
 Runs = Mapping[str, Mapping[int, Run]]

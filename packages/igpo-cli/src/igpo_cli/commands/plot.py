@@ -65,6 +65,8 @@ def register(app: App) -> None:
             print(json.dumps(rows))
         elif out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
+            from igpo_cli.report.picture import svg
+
             out.write_text(svg(charts), encoding="utf-8")
             print(out)
         else:
@@ -131,36 +133,3 @@ def show(charts: Sequence[Chart], height: int) -> None:
             console.print(text, no_wrap=True)
         if len(lines) > 1:
             console.print(legend(lines, console))
-
-
-def svg(charts: Sequence[Chart], axis: str = "step") -> str:
-    """One picture of all charts in the report's style, in its light colours: what draws SVG seldom knows CSS variables."""
-    import re
-
-    from igpo_cli import report
-    from igpo_cli.report.chart import chart, escape
-
-    style = (Path(report.__file__).parent / "style.css").read_text(encoding="utf-8")
-    palette = dict(re.findall(r"--([\w-]+): ([^;]+);", style[: style.index("}")]))
-    style = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}|:root \{[^}]*\}", "", style)
-    style = re.sub(r"var\(--([\w-]+)\)", lambda found: palette[found[1]], style)
-    drawn: list[str] = []
-    top = 10
-    for metric, _, lines in charts:
-        words = "".join(
-            f'<tspan class="a{line.arm}" fill="currentColor" dx="{14 if number else 0}">{escape(line.label)}</tspan>'
-            for number, line in enumerate(lines)
-        )
-        drawn.append(
-            f'<text x="10" y="{top + 16}" style="font-weight:600;fill:{palette["ink"]}">{escape(metric)}</text>'
-            f'<text x="590" y="{top + 16}" text-anchor="end">{words}</text>'
-        )
-        figure = chart(metric, "", lines, wide=True, axis=axis)
-        inner = figure[figure.index("<svg") : figure.index("</svg>") + 6]
-        drawn.append(inner.replace("<svg ", f'<svg y="{top + 26}" width="600" height="290" ', 1))
-        top += 330
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 {top}" width="600" height="{top}" '
-        f'font-family="system-ui, sans-serif"><style>{style}</style><rect width="600" height="{top}" fill="#fff"/>'
-        f"{''.join(drawn)}</svg>\n"
-    )
