@@ -706,6 +706,44 @@ def test_curves_of_seeds_are_means_with_every_seed_behind(seeds: list[Path]) -> 
     assert figure.count('class="raw a0"') == 3
 
 
+# Colours --------------------------------------------------------------------------------------------------------------
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (each / 255 for each in colour)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """WCAG 2.2."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_text_can_be_read_in_both_themes(theme: int) -> None:
+    style = (Path(command.__file__).parents[1] / "report" / "style.css").read_text()
+    table = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[theme]
+    colours: dict[str, tuple[float, ...]] = {}
+    for name, value in re.findall(r"--([\w-]+): ([^;]+);", table):
+        digits = value.removeprefix("#")
+        if "," in value:
+            colours[name] = tuple(map(float, value.split(",")))
+        else:
+            whole = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+            colours[name] = tuple(int(whole[at : at + 2], 16) for at in (0, 2, 4))
+    for text in ("ink", "soft", "good", "warn", "bad", "note"):
+        assert contrast(colours[text], colours["card"]) >= 4.5, text
+        assert contrast(colours[text], colours["page"]) >= 4.5, text
+    assert contrast(colours["hint"], colours["hint-back"]) >= 4.5
+    assert contrast(colours["page"], colours["ink"]) >= 4.5  # pressed buttons and tips
+    for line in ("c0", "c1", "c2", "c3", "c4", "c5", "edge"):  # graphics: 3
+        assert contrast(colours[line], colours["card"]) >= 3, line
+    for tint, most in (("order", 0.56), ("doubt", 0.6)):  # the strongest tint of script.js, under text
+        mixed = tuple(most * a + (1 - most) * b for a, b in zip(colours[tint], colours["card"], strict=True))
+        assert contrast(colours["ink"], mixed) >= 4.5, tint
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -738,7 +776,7 @@ def test_the_report_of_several_runs_needs_a_place(arms: list[Path], app: typer.T
 def broken_folders(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     yield tmp_path / "absent", "there is no run"
     (tmp_path / "empty").mkdir()
-    yield tmp_path / "empty", "is no run: it holds no metrics.jsonl"
+    yield tmp_path / "empty", "so it is no run"
     toml = a_run(tmp_path / "toml")
     (toml / "run.toml").write_text("steps = = 3")
     yield toml, "run.toml is not valid TOML"

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from igpo_cli.pieces import decoder
-from igpo_cli.screen import FRAMES, SPARKS, Screen, clock, marked, peak_memory, watch
+from igpo_cli.screen import FRAMES, LINES, SPARKS, Screen, clock, marked, peak_memory, watch
 from igpo_sampling import Canvas, LLaDASampler, Tiny
 
 IGPO = {
@@ -185,7 +185,9 @@ def test_a_warning_stands_out_and_is_counted() -> None:
     assert "warning" not in drawn(screen)
     screen.message("warning: the policy went far away")
     assert re.search(r"\x1b\[1;33mwarning: the policy", written(console))
-    assert "1 warning" in drawn(screen)
+    assert "warning: the policy went far away" in drawn(screen)
+    screen.message("warning: a likelihood ratio\nreached 1e+04")
+    assert "2 warnings, the last: a likelihood ratio\n" in re.sub(" +\n", "\n", drawn(screen))
 
 
 def test_time_left_is_known_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +198,7 @@ def test_time_left_is_known_after_the_first_step(monkeypatch: pytest.MonkeyPatch
     now[0] += 5.0
     screen.step("igpo", 1, 10, IGPO | {"time/speed": 1234.5})
     text = drawn(screen)
-    for part in ("1/10", "0:45 left", "0:05 so far, 5 s a step", "1,234 tokens a second"):
+    for part in ("1/10", "0:45 left", "0:05 so far, 5 s a step", "1,234 tokens/s"):
         assert part in text
 
 
@@ -204,7 +206,8 @@ def test_a_long_rollout_is_cut() -> None:
     screen = Screen(1, terminal())
     screen.step("igpo", 1, 1, IGPO)
     screen.sample([f" {number}" for number in range(2000)], [0] * 2000)
-    assert "255 …" in drawn(screen)
+    assert len([line for line in drawn(screen, width=40).splitlines() if re.match(r"\d+ \d+ ", line.strip())]) == LINES
+    assert "255 …" in drawn(screen, width=200)
 
 
 def test_a_picture_costs_less_than_a_hundredth_of_the_time_between_two() -> None:

@@ -35,8 +35,8 @@ HISTORY = 32
 """Steps that a sparkline shows."""
 FRAMES = 2
 """Pictures a second: a picture takes 3 ms, and the screen shall cost less than 1 % of a run."""
-LONGEST = 256
-"""Tokens of a rollout that are shown."""
+LONGEST, LINES = 256, 8
+"""Tokens of a rollout that are shown, and lines of the screen that they may take."""
 
 # Label, metric, format, one figure a row of the screen; rows without a measurement are left out.
 _FIGURES = (
@@ -64,7 +64,7 @@ class Screen:
         self._history: dict[str, deque[float]] = {}
         self._scores: dict[str, tuple[int, Score]] = {}
         self._sample = Text()
-        self._warnings = 0
+        self._warnings: list[str] = []
         self._lock = threading.Lock()  # the live display draws from a thread of its own
         moves = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(self, console=self.console, refresh_per_second=FRAMES) if moves else None
@@ -103,9 +103,10 @@ class Screen:
             self._print(Text(line(phase, step, total, metrics) + (f"  {left} left" if left and not found else "")))
 
     def message(self, text: str) -> None:
-        """A line above the figures, kept when they change; a warning stands out and is counted."""
+        """A line above the figures, kept when they change; a warning stands out, and the last one stays in sight."""
         warning = text.startswith("warning:")
-        self._warnings += warning
+        if warning:
+            self._warnings.append(visible(text.removeprefix("warning:").strip()).partition("\n")[0])
         self._print(Text(visible(text), WARNING if warning else ""))
 
     def sample(self, tokens: Sequence[str], hint: Sequence[int | bool]) -> None:
@@ -149,10 +150,13 @@ class Screen:
             row = [Text(label, style="dim"), Text(trend, style="blue"), value]
             figures.add_row(*(row if trends else (row[0], value)))
         parts: list[Table | Text] = [Text(), bars, Text(self._cost(), style="dim")]
+        if self._warnings:
+            many = f"{len(self._warnings)} warnings, the last" if len(self._warnings) > 1 else "warning"
+            parts.append(Text(f"{many}: {self._warnings[-1]}", WARNING, no_wrap=True, overflow="ellipsis"))
         if figures.row_count:
             parts += [Text(), figures]
         if self._sample.plain:
-            height = max(1, options.size.height - len(self._phases) - figures.row_count - 7)
+            height = max(1, min(LINES, options.size.height - len(self._phases) - figures.row_count - 9))
             body = self._sample.wrap(console, max(10, options.max_width - 2))[:height]
             legend = Text.assemble(("last rollout, ", "dim"), ("hints", HINT))
             parts += [Text(), legend, Text("\n").join(body)]
@@ -186,13 +190,11 @@ class Screen:
         if len(self._ticks) > 1:
             parts.append(f"{self._pace():.2g} s a step")
         if "sample/forwards" in self._now:
-            parts.append(f"{self._now['sample/forwards']:.4g} forwards a rollout")
+            parts.append(f"{self._now['sample/forwards']:.3g} forwards a rollout")
         if "time/speed" in self._now:
-            parts.append(f"{self._now['time/speed']:,.0f} tokens a second")
+            parts.append(f"{self._now['time/speed']:,.0f} tokens/s")
         if (memory := peak_memory()) is not None:
-            parts.append(f"peak {memory / 2**20:,.0f} MiB")
-        if self._warnings:
-            parts.append(f"{self._warnings} warning{'s' * (self._warnings > 1)}")
+            parts.append(f"{memory / 2**20:,.0f} MiB")
         return ", ".join(parts)
 
     def _trend(self, name: str, *, top: float | None = None) -> str:
