@@ -858,6 +858,11 @@ onload = () => {
   d.querySelector("svg[data-x]").dispatchEvent(
     new w.PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 9 }));
   seen.tip = d.querySelector(".tip").textContent;
+  const key = (name) => d.querySelector("svg[data-x]").dispatchEvent(new w.KeyboardEvent("keydown", { key: name }));
+  key("End");
+  seen.end = d.querySelector(".tip").firstChild.textContent;
+  key("ArrowLeft");
+  seen.before = d.querySelector(".tip").firstChild.textContent;
   seen.wideAfter = e.scrollWidth;
   document.title = JSON.stringify(seen);
 }
@@ -898,6 +903,7 @@ def test_the_page_works_in_a_browser(arms: list[Path], tmp_path: Path, width: in
     assert seen["found"] == "6 rollouts in 3 groups"
     assert seen["none"] == 0
     assert seen["tip"].startswith("step ")
+    assert (seen["end"], seen["before"]) == ("step 12", "step 11")
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def chart(
     size = "wide" if wide else "small"
     return (
         f'<figure class="{size}"><h3>{escape(title)}</h3><p>{caption}</p>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}" data-x="{first} {last} {left} {width - right}">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" tabindex="0" aria-label="{label}" data-x="{first} {last} {left} {width - right}">'
         f"{''.join(parts)}</svg></figure>"
     )
 

@@ -1,5 +1,5 @@
 "use strict";
-// The numbers under the pointer, for every chart.
+// The numbers under the pointer, or at the step that arrow keys chose, for every chart.
 for (const svg of document.querySelectorAll("svg[data-x]")) {
   const [first, last, left, right] = svg.dataset.x.split(" ").map(Number);
   const curves = [...svg.querySelectorAll("[data-p]")].map((line) => ({
@@ -10,14 +10,28 @@ for (const svg of document.querySelectorAll("svg[data-x]")) {
   cursor.setAttribute("class", "cursor");
   cursor.setAttribute("y2", svg.viewBox.baseVal.height - 34);
   tip.className = "tip";
+  tip.setAttribute("role", "status");
   const hide = () => { cursor.remove(); tip.remove(); };
+  const steps = [...new Set(curves.flatMap((curve) => curve.points.map(([step]) => step)))].sort((a, b) => a - b);
+  let place = -1;
   svg.addEventListener("pointerleave", hide);
+  svg.addEventListener("blur", hide);
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
+    const want = first + ((event.clientX - box.left) * svg.viewBox.baseVal.width / box.width - left) / (right - left) * (last - first);
+    show(steps.reduce((a, b) => Math.abs(b - want) < Math.abs(a - want) ? b : a));
+  });
+  svg.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1, Home: -steps.length, End: steps.length }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    place = Math.max(0, Math.min(steps.length - 1, place + move));
+    show(steps[place]);
+  });
+  function show(step) {
+    const box = svg.getBoundingClientRect();
     const scale = svg.viewBox.baseVal.width / box.width;
-    const want = first + ((event.clientX - box.left) * scale - left) / (right - left) * (last - first);
-    const near = (points) => points.reduce((a, b) => Math.abs(b[0] - want) < Math.abs(a[0] - want) ? b : a);
-    const step = near(curves.flatMap((curve) => curve.points))[0];
+    const near = (points) => points.reduce((a, b) => Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a);
     const at = left + (step - first) / (last - first) * (right - left);
     cursor.setAttribute("x1", at);
     cursor.setAttribute("x2", at);
@@ -36,7 +50,7 @@ for (const svg of document.querySelectorAll("svg[data-x]")) {
     const beside = x < frame.width / 2 ? x + 10 : x - 10 - tip.offsetWidth;
     tip.style.left = Math.max(4, Math.min(frame.width - tip.offsetWidth - 4, beside)) + "px";
     tip.style.top = box.top - frame.top + 6 + "px";
-  });
+  }
 }
 // Rollouts: filters, and the canvas as it was at a step. Text enters the page as text nodes only.
 function make(tag, { text, ...attributes } = {}, ...children) {
