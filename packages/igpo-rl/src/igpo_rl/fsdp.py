@@ -35,10 +35,27 @@ def prepare(accelerator: Accelerator, module: Module) -> Module:
             )
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-        spread: Module = fsdp2_prepare_model(accelerator, module)
+        with _head_in_root(module):
+            spread: Module = fsdp2_prepare_model(accelerator, module)
         return spread
     prepared: Module = accelerator.prepare_model(module)
     return prepared
+
+
+@contextmanager
+def _head_in_root(module: Any) -> Iterator[None]:
+    """Embeddings and head stay in the root's unit; accelerate would make units of them.
+
+    A chunk of scores is a call of the head, and a unit exchanges gradients after each: ranks have unequally many chunks.
+    """
+    names = ("get_input_embeddings", "get_output_embeddings")
+    for name in names:
+        setattr(module, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(module, name)
 
 
 def is_sharded(module: Any) -> bool:
