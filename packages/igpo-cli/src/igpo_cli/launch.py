@@ -258,15 +258,21 @@ def job() -> str | None:
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
-def stand_back(error: BaseException) -> None:
+def stand_back(error: BaseException) -> BaseException:
     """Before an error is shown: wait to be ended by the launcher where another process will speak, or should be blamed.
 
-    An error that all have is the first process's to show, and one that lost contact to another is no cause.
+    An error that all have is the first process's to show, and one that lost contact to another is no cause. Returns
+    the error to show.
     """
     if ranks() == 1 or isinstance(error, KeyboardInterrupt | StopError) or not (rank() or lost(error)):
-        return
+        return error
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(PATIENCE)
+    if not lost(error):
+        return error
+    return RunError(
+        f"process {rank()} lost contact to another one, which has ended or hangs. Look for what that one said."
+    )
 
 
 def lost(error: BaseException) -> bool:

@@ -61,8 +61,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()  # here a closed pipe is an error to be handled, at exit it would be a traceback
         return int(code)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
-        error = launch.stand_back(error)
-        return errors.report(error, verbose=len(words) < len(argv))
+        return errors.report(launch.stand_back(error), verbose=len(words) < len(argv))
 
 
 def complete(typed: list[str]) -> int:
