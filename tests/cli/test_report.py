@@ -391,6 +391,15 @@ def test_comparisons_that_are_not_fair_are_flagged(tmp_path: Path, arms: list[Pa
     ]
 
 
+def test_arms_that_cannot_be_told_apart_by_any_digit_are_flagged(tmp_path: Path) -> None:
+    losses = {"policy/loss": 0.25, "reward/spliced": 0.5}
+    runs = [a_run(tmp_path / name, planned=planned, extra=losses) for name, planned in (("one", 12), ("two", 13))]
+    runs.append(a_run(tmp_path / "three", planned=14, extra=losses | {"policy/loss": 0.2500001}))
+    found = [finding.text for finding in comparison(families(read_arms(runs)))]
+    assert "one and two gave the very same numbers: what they differ in had no effect" in found
+    assert not any("three gave" in text for text in found)
+
+
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [a_run(tmp_path / seed / "igpo") for seed in ("seed-1", "seed-2")]
     assert [arm.name for arm in read_arms(folders)] == ["seed-1/igpo", "seed-2/igpo"]

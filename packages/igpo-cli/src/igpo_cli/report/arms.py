@@ -33,7 +33,7 @@ class Evaluation:
     score: Score
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Arm:
     """One run directory, read once."""
 

@@ -375,7 +375,7 @@ def _signal(arm: Arm) -> Iterator[Finding]:
 def comparison(families: Sequence[Family]) -> Iterator[Finding]:
     """What several arms, or one, can and cannot show together."""
     arms = [arm for family in families for arm in family.arms]
-    several = min((len(family.arms) for family in families), default=0) > 1
+    several = any(len(family.arms) > 1 for family in families)
     if len(arms) > 1:
         for what, values in (
             ("steps", dict.fromkeys(arm.last_step("igpo") for arm in arms)),
@@ -398,12 +398,15 @@ def comparison(families: Sequence[Family]) -> Iterator[Finding]:
         sees = [any(value for _, value in arm.series("igpo", "hint/tokens")) for arm in arms]
         if any(sees) and not all(sees):
             hinted, blind = (
-                ", ".join(arm.name for arm, saw in zip(arms, sees, strict=True) if saw is side)
+                owners(families, [arm for arm, saw in zip(arms, sees, strict=True) if saw is side])
                 for side in (True, False)
             )
             yield Finding(
                 "note", f"Not the same information: {hinted} saw parts of the reference traces, {blind} did not"
             )
+        for twins in _twins(families):
+            names = " and ".join(family.name for family in twins)
+            yield Finding("warn", f"{names} gave the very same numbers: what they differ in had no effect")
     if any(at.score.low is not None for arm in arms for found in arm.evaluations.values() for at in found):
         if several:
             text = "Standard errors cover the luck of training; all seeds are asked the same held-out problems"
@@ -411,6 +414,28 @@ def comparison(families: Sequence[Family]) -> Iterator[Finding]:
             runs = "each run is one seed" if len(arms) > 1 else "this is one seed"
             text = f"Intervals cover the choice of held-out problems, not the luck of training: {runs}"
         yield Finding("note", text)
+
+
+def owners(families: Sequence[Family], arms: Sequence[Arm]) -> str:
+    """Names of runs; of an arm all of whose seeds are among them its own."""
+    names = []
+    for family in families:
+        found = [arm.name for arm in family.arms if arm in arms]
+        names += [family.name] if len(found) == len(family.arms) else found
+    return ", ".join(names)
+
+
+def _twins(families: Sequence[Family]) -> Iterator[Sequence[Family]]:
+    """Arms whose runs trained alike to the last digit, seed by seed."""
+    alike: dict[object, list[Family]] = {}
+    for family in families:
+        runs = {
+            str(arm.config.get("seed")): [arm.history.values(name) for name in ("reward/spliced", "policy/loss")]
+            for arm in family.arms
+        }
+        if all(values for run in runs.values() for values in run):
+            alike.setdefault(repr(sorted(runs.items())), []).append(family)
+    yield from (found for found in alike.values() if len(found) > 1)
 
 
 def _seeds(family: Family) -> str:
@@ -423,19 +448,21 @@ MARKS = {"good": "\u2713", "note": "i", "warn": "!", "bad": "\u2717"}
 def trust(families: Sequence[Family]) -> str:
     """All findings as an HTML list, the worst first; the same finding of several arms is one line."""
     arms = [arm for family in families for arm in family.arms]
-    alike: dict[object, list[tuple[str, Finding]]] = {}
+    alike: dict[object, list[tuple[Arm, Finding]]] = {}
     for arm in arms:
         for finding in findings(arm):
-            alike.setdefault(finding.kind or finding, []).append((arm.name, finding))
+            alike.setdefault(finding.kind or finding, []).append((arm, finding))
     lines = []
-    for owners in alike.values():
-        (first, finding), names = owners[0], [escape(name) for name, _ in owners]
+    for found in alike.values():
+        first, finding = found[0]
         text = escape(finding.text)
         text = text[:1].upper() + text[1:]
-        if len(arms) > 1 and len({other.text for _, other in owners}) > 1:
-            text = f"<b>{escape(first)}</b>: {text}; alike in {', '.join(names[1:])}"
+        if len(arms) > 1 and len({other.text for _, other in found}) > 1:
+            others = owners(families, [arm for arm, _ in found[1:]])
+            text = f"<b>{escape(first.name)}</b>: {text}; alike in {escape(others)}"
         elif len(arms) > 1:
-            text = f"<b>{', '.join(names) if len(names) < len(arms) else 'All runs'}</b>: {text}"
+            names = owners(families, [arm for arm, _ in found]) if len(found) < len(arms) else "All runs"
+            text = f"<b>{escape(names)}</b>: {text}"
         lines.append((finding.level, text))
     lines += [(finding.level, escape(finding.text)) for finding in comparison(families)]
     order: list[Level] = ["bad", "warn", "note", "good"]
