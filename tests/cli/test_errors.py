@@ -78,7 +78,7 @@ def test_message_5_a_model_that_cannot_do_it(capsys: pytest.CaptureFixture[str],
 
 
 def test_message_8_out_of_memory() -> None:
-    assert str(out_of_memory(64, 512, 126464)) == (
+    assert str(out_of_memory("token_scores", "score_rows", 64, 512, 126464)) == (
         "out of memory in token_scores at B=64, L=512, V=126464 (15.4 GiB of logits). "
         "Try --score-rows 8, or halve --group."
     )

@@ -12,6 +12,7 @@ from igpo_cli.problems import ProblemSet
 from igpo_cli.settings import Prompt
 from igpo_data import Lists, Verdict
 from igpo_rl import derive
+from igpo_rl.memory import Room
 from igpo_sampling import Tiny
 from igpo_sampling.samplers import LLaDASampler
 
@@ -47,7 +48,7 @@ def play(player, problems, **options):
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_however_a_play_is_cut_its_rows_are_the_same(player, rows):
     player, problems = player
-    whole, cut = play(player, problems), play(player, problems, rows=rows)
+    whole, cut = play(player, problems), play(player, problems, room=Room(rows))
     assert whole.columns().keys() == cut.columns().keys()
     for name, column in whole.columns().items():
         other = cut.columns()[name]
@@ -62,7 +63,7 @@ def test_however_a_play_is_cut_its_rows_are_the_same(player, rows):
 
 
 def test_a_play_without_rows(player):
-    assert len(play(player[0], player[1][:0], rows=3)) == 0
+    assert len(play(player[0], player[1][:0], room=Room(3))) == 0
 
 
 def test_verdicts_are_found_while_the_next_rows_are_sampled(player):
@@ -88,7 +89,7 @@ def test_verdicts_are_found_while_the_next_rows_are_sampled(player):
             return self.inner(*inputs, **named)
 
     times: dict[str, float] = {}
-    play(player, problems, rows=2, verifier=Spy(), sampler=Steady(player.sampler), times=times)
+    play(player, problems, room=Room(2), verifier=Spy(), sampler=Steady(player.sampler), times=times)
     assert len(spoken) == 8
     assert threading.main_thread().name not in spoken
     assert times["sample"] > 0.8
@@ -101,4 +102,4 @@ def test_what_a_verifier_raises_arrives(player):
             raise RuntimeError("no verdict")
 
     with pytest.raises(RuntimeError, match="no verdict"):
-        play(player[0], player[1], rows=3, verifier=Broken())
+        play(player[0], player[1], room=Room(3), verifier=Broken())

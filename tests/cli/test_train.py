@@ -257,8 +257,23 @@ def test_hints_need_worked_solutions(tmp_path, capsys):
 def test_out_of_memory_says_what_to_lower(tmp_path, capsys):
     assert train(tmp_path, "big", "--loss", "out-of-memory") == 1
     said = capsys.readouterr().err
-    assert "out of memory in token_scores at B=64, L=25, V=28" in said
-    assert "Try --score-rows 8, or halve --group." in said
+    assert "out of memory in token_scores at B=1, L=25, V=28 (0.0 GiB of logits). One row cannot be halved: try" in said
+    log = (tmp_path / "big" / "log.txt").read_text()
+    assert "out of memory in token_scores of 12 rows at a time; from here on score_rows = 6" in log
+
+
+def test_a_device_that_is_too_small_does_not_change_a_run(reference, tmp_path):
+    small = ["--plugin", str(Path(__file__).parent / "plugin_faulty.py"), "--model", "small"]
+    assert train(tmp_path, "small", *small) == 0
+    log = (tmp_path / "small" / "log.txt").read_text()
+    assert log.count("out of memory in token_scores of ") == log.count("score_rows = ") == 2
+    assert "out of memory in sampling of 12 rows at a time; from here on play_rows = 6" in log
+    assert log.count("play_rows = 2") == 2  # in both evaluations
+    assert log.count("play_rows = 3") == 1
+    for ours, theirs in zip(metrics(tmp_path / "small"), metrics(reference), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9)
+    for name, tensor in weights(tmp_path / "small").items():
+        assert (tensor - weights(reference)[name]).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("words", [["--prompt", "hello world"], ["--hint", "0:hello"]])

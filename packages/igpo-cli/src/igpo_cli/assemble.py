@@ -15,6 +15,7 @@ from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
 from igpo_cli.tasks import task_name, tasks_of
 from igpo_rl import IGPO, NoInjection, Resample
+from igpo_rl.memory import Room
 from igpo_sampling import Loaded
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def player_of(config: Config, loaded: Loaded, problems: ProblemSet, verifier: An
         tasks=problems.tasks,
         width=config.run.width,
         attend_eos=config.run.attend_eos,
-        rows=config.run.play_rows,
+        room=Room(config.run.play_rows, "sampling", "play_rows"),
     )
 
 

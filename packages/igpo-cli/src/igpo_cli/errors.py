@@ -43,12 +43,14 @@ def close(word: str, choices: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(word, list(choices), n=1, cutoff=0.6)), None)
 
 
-def out_of_memory(rows: int, width: int, vocabulary: int) -> RunError:
-    """The scores of `rows` x `width` positions over a `vocabulary` in float32 did not fit."""
+def out_of_memory(what: str, option: str, rows: int, width: int, vocabulary: int) -> RunError:
+    """`rows` x `width` positions over a `vocabulary` in float32 did not fit."""
     size = rows * width * vocabulary * 4 / 2**30
+    remedy = f"Try --{option.replace('_', '-')} {max(1, rows // 8)}, or halve --group."
+    if rows <= 1:
+        remedy = "One row cannot be halved: try --gradient-checkpointing, --lora.rank 64, --dtype bfloat16, or a smaller --width."
     return RunError(
-        f"out of memory in token_scores at B={rows}, L={width}, V={vocabulary} ({size:.1f} GiB of logits). "
-        f"Try --score-rows {max(1, rows // 8)}, or halve --group."
+        f"out of memory in {what} at B={rows}, L={width}, V={vocabulary} ({size:.1f} GiB of logits). {remedy}"
     )
 
 

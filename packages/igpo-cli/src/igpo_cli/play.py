@@ -15,6 +15,7 @@ from attrs import evolve, field, frozen
 
 from igpo_data import Task, Verdict, Verifier, verify
 from igpo_rl import Problem, Rollouts
+from igpo_rl.memory import Room, Work
 from igpo_rl.splice import stack
 from igpo_sampling import Canvas, Loaded, Sample
 
@@ -77,8 +78,8 @@ class Player:
     attend_eos: bool = True
     """False: what stands behind a row's first EOS is seen neither while sampling nor when it is scored."""
     watch: Callable[[int, Tensor], None] | None = None
-    rows: int = 256
-    """Completions sampled at a time; those before them are judged meanwhile."""
+    room: Room = field(factory=lambda: Room(256, "sampling", "play_rows"))
+    """Completions sampled at a time, halved where they do not fit; those before them are judged meanwhile."""
     within: Callable[[Any], AbstractContextManager[Any]] = nullcontext
     """Around the forwards of one play: is given the module, and says what is called instead."""
     times: dict[str, float] = field(factory=dict)
@@ -94,10 +95,14 @@ class Player:
         verdicts: list[Future[list[Verdict]]] = []
         # One thread is enough: verifiers that take long have processes of their own.
         with ThreadPoolExecutor(1) as background, self.within(denoiser) as forward:
-            for first in range(0, max(1, len(problems)), self.rows):
-                some = slice(first, first + self.rows)
+            self.room.halves = not any(hasattr(weight, "full_tensor") for weight in denoiser.parameters())
+            for piece in self.room.pieces(Work(len(problems)), anew=False):
+                some = piece.rows
                 hints = None if overlay is None else overlay[some]
-                part = self._sample(forward, next(denoiser.parameters()).device, problems[some], hints, seeds[some])
+                with self.room.tried():
+                    part = self._sample(forward, next(denoiser.parameters()).device, problems[some], hints, seeds[some])
+                if not self.room.fits:
+                    continue
                 parts.append(part)
                 pairs = [
                     (text, self.tasks[problem.key]) for text, problem in zip(part.texts, problems[some], strict=True)

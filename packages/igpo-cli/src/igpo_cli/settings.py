@@ -27,7 +27,8 @@ class Run:
     attend_eos: bool = True
     """The EOS behind a completion's end is learned and attended; off: neither, in SFT, rollouts and scoring alike."""
     play_rows: int = field(default=256, validator=positive)
-    """Completions sampled at a time. While the next ones are sampled the last ones are judged; changes speed, not results."""
+    """Completions sampled at a time. While the next ones are sampled the last ones are judged; changes speed, not results. Halved where
+    memory does not suffice, and then kept so, like score_rows."""
     split: str = "train"
     """Split of the task that reinforcement learning uses."""
     limit: int | None = field(default=None, validator=validators.optional(positive))

@@ -42,6 +42,7 @@ from igpo_rl import fsdp
 from igpo_rl.checkpoint import Saved, aside
 from igpo_rl.exchange import Exchange
 from igpo_rl.igpo import identity
+from igpo_rl.memory import NoRoomError
 from igpo_rl.trainer import Routine, gather_with, train, train_sft
 from igpo_sampling import Loaded
 
@@ -71,9 +72,11 @@ def run(config: Config, *, resume: Path | None = None) -> Path:
     try:
         with ExitStack() as stack:
             return Training.prepare(config, loaded, again, stack).run()
-    except torch.OutOfMemoryError as error:
+    except NoRoomError as error:
         vocabulary = int(loaded.denoiser.get_output_embeddings().weight.shape[0])
-        raise errors.out_of_memory(config.igpo["score_rows"], config.run.width, vocabulary) from error
+        raise errors.out_of_memory(error.what, error.option, error.rows, config.run.width, vocabulary) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"{str(error).splitlines()[0]} Try --lora.rank 64, or a larger device.") from error
 
 
 @define
@@ -211,8 +214,8 @@ class Training:
         """Both phases, and the model at the end."""
         players = [self.player, *(player for player, _, _ in self.evaluations.values())]
         judges: list[Any] = [player.verifier for player in players if player is not None]
-        for judge in judges:
-            judge.say = self._warn
+        for speaker in (*judges, *(player.room for player in players if player is not None)):
+            speaker.say = self._warn
         if self.pairs and (self.again is None or self.again.point[0] == "sft"):
             self.sft()
             if self.problems is not None:

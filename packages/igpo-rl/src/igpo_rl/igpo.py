@@ -23,6 +23,7 @@ from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.guards import check_chunks, check_loss, check_table, naming
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups
+from igpo_rl.memory import Room, Work
 from igpo_rl.overlay import check_shown, leaked, overlay_of, place, place_spaced, values_seen, within, within_spaced
 from igpo_rl.passes import Passes, measure
 from igpo_rl.ranks import in_order
@@ -180,13 +181,16 @@ class IGPO:
         *,
         mask_id: int,
         gather: Callable[[Tensor], Tensor] = alone,
+        room: Room | None = None,
     ) -> Iterator[Loss]:
         """One Loss per micro-batch, `updates` times over; step the optimiser after each `last` one.
 
-        The values of an inner update add up to the objective (section 3 of the paper) over micro-batches and ranks, and
-        every rank gets the same number of them. `policy` is put into eval mode: dropout would make the first ratio
-        differ from 1. Before the first update the old policy and the reference score every distinct view once; rows
-        without signal are not scored at all, but stay in the denominator.
+        The values of an inner update add up to the objective (section 3 of the paper) over micro-batches and ranks.
+        Every rank gets the same number of them, unless the caller takes part in halving them where memory does not
+        suffice: it passes `room`, runs its backward passes in `room.tried()` and drops gradients at each `first` one.
+        `policy` is put into eval mode: dropout would make the first ratio differ from 1. Before the first update the old
+        policy and the reference score every distinct view once; rows without signal are not scored at all, but stay in
+        the denominator.
         """
         for model in (policy, reference):
             if isinstance(model, torch.nn.Module):
@@ -196,8 +200,9 @@ class IGPO:
         if rows.advantage is None:
             raise ValueError("the batch has no advantages; pass what `collect` returned")
         views = self._views(rows, rows.advantage, step, mask_id, gather)
-        parts = self._parts(len(rows), views, gather)
-        passes = Passes(batch, rows, parts)
+        room = Room(self.score_rows, halves=False) if room is None else room
+        work = self._work(len(rows), views, room, gather)
+        passes = Passes(batch, rows, work, room)
         distinct = {id(view): view for view in views}
         old = {key: passes.fixed(policy, view) for key, view in distinct.items()}
         ref: dict[int, Tensor] = {}
@@ -205,7 +210,7 @@ class IGPO:
             ref = {key: passes.fixed(reference, view).logp for key, view in distinct.items()}
         phase = estimate_variance([old[id(view)] for view in views], gather)
         if "hint-kl" in self.measure:
-            phase |= self._hint_kl(policy, batch, rows, parts, mask_id, gather)
+            phase |= self._hint_kl(policy, batch, rows, work, room, mask_id, gather)
         exact = GradientParts(policy) if "gradient" in self.measure else None
         for update, view in enumerate(views):
             before, reference_logp = old[id(view)], ref.get(id(view))
@@ -217,27 +222,33 @@ class IGPO:
             counted = rows.valid if self.estimator.level == "sequence" else before.scored
             mask = counted & ~rows.given | kept
             totals, metrics = measure(len(batch), rows.advantage, before, hint, kept, mask, gather)
-            for part in parts:
-                logp = passes.logp(policy, view, part)
-                with naming("loss", self.loss):
-                    loss = self.loss(
-                        logp,
-                        # By construction the ratio of the first update is exactly 1, whatever kernels and batch shapes do.
-                        logp.detach() if update == 0 else before.logp[part],
-                        rows.advantage[part],
-                        mask[part],
-                        None if reference_logp is None else reference_logp[part],
-                        rows.group[part],
-                        hint[part],
-                        totals,
-                    )
-                    loss = check_loss(loss)
-                if exact is not None:
-                    exact.add(loss.value, logp, hint[part])
-                last = part is parts[-1]
-                if last:
+            for piece in room.pieces(work, anew=True):
+                part = piece.rows
+                logp = found = None  # of a graph that did not fit nothing is kept
+                if piece.first and exact is not None:
+                    exact.sums = {}
+                with room.tried():
+                    logp = passes.logp(policy, view, part)
+                    with naming("loss", self.loss):
+                        found = self.loss(
+                            logp,
+                            # By construction the ratio of the first update is exactly 1, whatever kernels and batch shapes do.
+                            logp.detach() if update == 0 else before.logp[part],
+                            rows.advantage[part],
+                            mask[part],
+                            None if reference_logp is None else reference_logp[part],
+                            rows.group[part],
+                            hint[part],
+                            totals,
+                        )
+                        check_loss(found)
+                    if exact is not None:
+                        exact.add(found.value, logp, hint[part])
+                if not room.fits:
+                    continue
+                if piece.last:
                     metrics |= phase | ({} if exact is None else exact.norms(gather))
-                yield Loss(loss.value, {**loss.metrics, **(metrics if last else {})}, last)
+                yield Loss(found.value, {**found.metrics, **(metrics if piece.last else {})}, piece.last, piece.first)
 
     def _draw(self, problems: Iterator[Problem], count: int, step: int, memory: Memory) -> list[Problem]:
         """The next `count` problems over all ranks; how many were drawn so far is kept, so that a run can be resumed."""
@@ -394,32 +405,36 @@ class IGPO:
         policy: Denoiser,
         batch: Rollouts,
         rows: Rollouts,
-        parts: Sequence[slice],
+        work: Work,
+        room: Room,
         mask_id: int,
         gather: Callable[[Tensor], Tensor],
     ) -> dict[str, float]:
         """This rank's contribution to the mean over all own tokens of rows with hints."""
         total = torch.zeros(2, dtype=torch.float64, device=batch.completion.device)
-        for part in parts:
-            places = torch.arange(part.start, part.stop)
+        for piece in room.pieces(evolve(work, closing=False), anew=False):
+            places = torch.arange(piece.rows.start, piece.rows.stop)
             some = (
                 rows.take(places)
                 if len(places)
                 else evolve(batch.take(places.new_zeros(1)), valid=batch.valid[:1] & False)
             )
-            total += hint_divergence(policy, some, mask_id)
+            with room.tried():
+                total += hint_divergence(policy, some, mask_id)
         count = float(gather(total)[:, 1].sum())
         return {"hint/kl": float(total[0]) / count} if count else {}
 
-    def _parts(self, rows: int, views: Sequence[View], gather: Callable[[Tensor], Tensor]) -> list[slice]:
+    def _work(self, rows: int, views: Sequence[View], room: Room, gather: Callable[[Tensor], Tensor]) -> Work:
         """Micro-batches of whole groups where a group fits in one; as many on every rank, the last ones perhaps empty."""
         copies = max((int(view.row.bincount().max()) for view in views if len(view.row)), default=1)
-        limit = max(1, self.score_rows // copies)
-        size = max(
-            limit // self.group * self.group, self.group if needs_whole_groups(self.loss) else min(limit, self.group)
-        )
-        needed = int(gather(torch.tensor([-(-rows // size)])).max())
-        return [slice(min(rows, index * size), min(rows, (index + 1) * size)) for index in range(max(1, needed))]
+
+        def size(limit: int) -> int:
+            limit = max(1, limit)
+            least = self.group if needs_whole_groups(self.loss) else min(limit, self.group)
+            return max(limit // self.group * self.group, least)
+
+        needed = gather(torch.tensor([-(-rows // size(room.limit // copies))]))
+        return Work(rows, size, copies, max(1, int(needed.max())), closing=room.halves and len(needed) > 1)
 
 
 @frozen(eq=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 from attrs import evolve, frozen
 
+from igpo_rl.memory import Room, Work
 from igpo_rl.records import Denoiser, Rollouts, Totals, View
 from igpo_rl.scores import token_scores
 from igpo_rl.views import attended, by_row, cut, scored_by_row
@@ -39,8 +40,9 @@ class Passes:
     """All rows of the phase."""
     rows: Rollouts
     """Those that are scored."""
-    parts: Sequence[slice]
-    """Slices of `rows`, the same number on every rank."""
+    work: Work
+    """How they are cut."""
+    room: Room
 
     def logp(self, policy: Denoiser, view: View, part: slice) -> Tensor:
         """(b, L) nats, differentiable."""
@@ -49,8 +51,10 @@ class Passes:
 
     def fixed(self, policy: Denoiser, view: View) -> Before:
         """All parts, without gradient."""
-        with torch.no_grad():
-            columns = [self._before(policy, view, part) for part in self.parts]
+        columns = []
+        for piece in self.room.pieces(evolve(self.work, closing=False), anew=False):
+            with self.room.tried(), torch.no_grad():
+                columns.append(self._before(policy, view, piece.rows))
         logp, entropy, scored = (torch.cat(column) for column in zip(*columns, strict=True))
         return Before(logp, entropy, scored)
 

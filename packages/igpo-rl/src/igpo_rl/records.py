@@ -154,6 +154,8 @@ class Loss:
     metrics: Mapping[str, float] = field(factory=dict)
     last: bool = True
     """True on the last micro-batch of an inner update: step the optimiser after it."""
+    first: bool = False
+    """True on the first one, and where one did not fit into memory and all are cut anew: gradients so far are void."""
 
 
 @frozen(kw_only=True)

@@ -15,12 +15,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import lazy_loader as lazy
-from attrs import define, field, frozen, validators
+from attrs import define, evolve, field, frozen, validators
 
 from igpo_rl import guards
 from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
+from igpo_rl.memory import Room, Work, warn
 from igpo_rl.records import Denoiser, Play, Problem, Rollouts
 from igpo_rl.seeds import derive, drawn_from, permutation_stream
 from igpo_rl.sft import SFT, Examples, grouped_stream, noise, sft_loss
@@ -44,10 +45,6 @@ def never() -> bool:
 
 def nothing() -> None:
     return None
-
-
-def warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
 
 
 @frozen(kw_only=True)
@@ -156,6 +153,12 @@ class Updater:
         """Gradients add up over micro-batches and ranks (accelerate means over ranks)."""
         self.losses.append(value.detach())
         self.accelerator.backward(value * self.accelerator.num_processes)
+
+    def restart(self) -> None:
+        """Drop the gradients since the last step."""
+        self.losses = []
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
 
     def step(self, where: str = "", ratio: float = 0.0) -> dict[str, float]:
         """Clip, refuse what is not finite, set the rates, step. The schedule moves on either way.
@@ -347,6 +350,8 @@ class Meter:
     gather: Callable[[Tensor], Tensor]
     parts: dict[str, float] = field(factory=dict)
     updates: list[Metrics] = field(factory=list)
+    closed: dict[str, float] = field(factory=dict)
+    """`parts` of the inner updates that are over."""
 
     def add(self, metrics: Metrics) -> None:
         """One micro-batch's contributions; of a name that ends in `_max` the largest counts."""
@@ -357,6 +362,11 @@ class Meter:
     def close(self, metrics: Metrics) -> None:
         """One inner update is over; `metrics` are alike on all ranks."""
         self.updates.append(metrics)
+        self.closed = dict(self.parts)
+
+    def restart(self) -> None:
+        """Forget the inner update that is not over."""
+        self.parts = dict(self.closed)
 
     def flush(self) -> dict[str, float]:
         """The step's metrics over all ranks; empties the meter."""
@@ -367,7 +377,7 @@ class Meter:
         for name in dict.fromkeys(name for update in self.updates for name in update):
             values = [update[name] for update in self.updates if name in update]
             metrics[name] = sum(values) / len(values)
-        self.parts, self.updates = {}, []
+        self.parts, self.closed, self.updates = {}, {}, []
         return metrics
 
 
@@ -400,7 +410,7 @@ def train(
     start, memory = restore(resume, phase, updater)
     drawn = memory.get("drawn", start * algorithm.prompts)
     stream = (problems[index] for index in permutation_stream(len(problems), algorithm.seed, phase, start=drawn))
-    meter = Meter(gather)
+    meter, room = Meter(gather), room_of(algorithm.score_rows, updater, routine)
     routine.before(phase, start, updater)
     for step in range(start, steps):
         with rolling():
@@ -418,12 +428,16 @@ def train(
         if routine.watch is not None:
             routine.watch(step + 1, batch)
         began = perf_counter()
-        for part in algorithm.learn(policy, reference, batch, step, mask_id=mask_id, gather=gather):
-            with updater.sync_when(part.last):
+        for part in algorithm.learn(policy, reference, batch, step, mask_id=mask_id, gather=gather, room=room):
+            if part.first:
+                updater.restart()
+                meter.restart()
+            with room.tried():
                 updater.backward(part.value)
             meter.add(part.metrics)
-            if part.last:
+            if part.last and room.fits:
                 meter.close(updater.step(f"{phase} step {step + 1}", meter.parts.get("policy/ratio_max", 0.0)))
+            del part  # and its graph, if it did not fit
         routine.log(step + 1, phase, {**batch.metrics, **meter.flush(), "time/learn": perf_counter() - began})
         if routine.after(phase, step + 1, steps, updater, memory):
             return step + 1
@@ -462,7 +476,7 @@ def train_sft(
     else:
         order = permutation_stream(len(pairs), seed, phase, start=skip)
     mine = rank_slice(options.batch, accelerator)
-    meter = Meter(gather)
+    meter, room = Meter(gather), room_of(options.score_rows, updater, routine)
     routine.before(phase, start, updater)
     for step in range(start, options.steps):
         began = perf_counter()
@@ -475,14 +489,20 @@ def train_sft(
         masked = int(gather(view.scored.sum()[None]).sum())
         policy.train()
         with drawn_from(derive(seed, phase, step, "dropout", accelerator.process_index), accelerator.device):
-            for first in range(0, len(examples), options.score_rows):
-                stop = min(first + options.score_rows, len(examples))
-                loss = sft_loss(
-                    policy, cut(view, first, stop), examples.target[first:stop], rows=options.batch, masked=masked
-                )
-                with updater.sync_when(stop == len(examples)):
+            work = Work(len(examples), closing=room.halves and accelerator.num_processes > 1)
+            for piece in room.pieces(work, anew=True):
+                if piece.first:
+                    updater.restart()
+                    meter.restart()
+                loss = None  # of a graph that did not fit nothing is kept
+                with room.tried():
+                    inside, target = cut(view, piece.rows.start, piece.rows.stop), examples.target[piece.rows]
+                    if not len(piece):  # one input of which nothing is scored
+                        inside, target = cut(view, 0, 1), examples.target[:1]
+                        inside = evolve(inside, scored=torch.zeros_like(inside.scored))
+                    loss = sft_loss(policy, inside, target, rows=options.batch, masked=masked)
                     updater.backward(loss.value)
-                meter.add(loss.metrics)
+                    meter.add(loss.metrics)
         meter.close(updater.step(f"{phase} step {step + 1}"))
         routine.log(step + 1, phase, {**meter.flush(), "time/learn": perf_counter() - began})
         if routine.after(phase, step + 1, options.steps, updater, memory):
@@ -497,6 +517,13 @@ def restore(resume: Saved | None, phase: str, updater: Updater) -> tuple[int, Me
     state = resume.load()
     updater.load_state_dict(state)
     return resume.step, state["memory"]
+
+
+def room_of(limit: int, updater: Updater, routine: Routine) -> Room:
+    """Room for micro-batches, halved where each rank has all weights."""
+    sharded = any(hasattr(weight, "full_tensor") for weight in updater.module.parameters())
+    halves = not sharded and updater.accelerator.distributed_type != "DEEPSPEED"
+    return Room(limit, say=routine.say, halves=halves, around=updater.sync_when)
 
 
 def rank_slice(rows: int, accelerator: Accelerator) -> slice:
