@@ -92,7 +92,7 @@ def test_message_8_out_of_memory() -> None:
         (["train", "--stepz", "3"], "error: no option --stepz; did you mean --steps? (igpo config show)"),
         (
             ["train", "--preset", "tinny"],
-            "error: no preset named 'tinny'. Did you mean 'tiny'? There are: gsm8k, paper-llada, tiny (igpo config presets)",
+            "error: no preset named 'tinny'. Did you mean 'tiny'? There are: gsm8k, llada-8b-full-2x8x80gb, llada-8b-full-8x80gb, llada-8b-lora-1x80gb, paper-llada, tiny (igpo config presets)",
         ),
         (["train", "nowhere.toml"], "error: there is no file 'nowhere.toml'"),
         (["config", "check", "runs"], "error: 'runs' is no TOML file; its name must end in .toml"),

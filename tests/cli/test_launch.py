@@ -14,8 +14,12 @@ import pytest
 from safetensors.torch import load_file
 
 from igpo_cli import launch
+from igpo_cli.config import shipped
 from igpo_cli.errors import RunError, UsageError
+from igpo_cli.lora import adapt
 from igpo_cli.main import run
+from igpo_cli.settings import LoRA
+from igpo_sampling import Tiny
 
 PLUGIN = Path(__file__).parent / "plugin_first_word.py"
 BOTH = ["--sft.steps", "2", "--sft.batch", "4", "--task.sft-problems", "8", "--sft.optimizer.lr", "0.1"]
@@ -208,3 +212,87 @@ def test_a_lost_connection_is_told_from_other_errors():
     assert launch.lost(RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
     assert not launch.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not launch.lost(RunError("NCCL"))
+
+
+# Files of accelerate's options -----------------------------------------------------------------------------------------
+
+FILES = shipped("clusters", "yaml")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_accelerate_reads_the_files_that_come_with_igpo(name, monkeypatch):
+    """Through its own parser, validation and environment, as far as a machine without GPUs goes."""
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.commands import launch as theirs
+    from accelerate.utils.launch import prepare_multi_gpu_env
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+    chosen = launch.read_accelerate(FILES[name])
+    expected = {"ddp-8": (1, 8), "fsdp2-8": (1, 8), "fsdp2-8-grads": (1, 8), "fsdp2-2x8": (2, 16)}
+    assert (chosen.num_machines, chosen.num_processes) == expected[name]
+    words = ["--config_file", str(FILES[name]), "--num_processes", "8", "--module", "igpo_cli", "train"]
+    args, _, _ = theirs._validate_launch_command(theirs.launch_command_parser().parse_args(words))
+    assert args.multi_gpu or args.use_fsdp
+    environment = prepare_multi_gpu_env(args)
+    if name == "ddp-8":
+        assert "ACCELERATE_USE_FSDP" not in environment
+        return
+    assert environment["ACCELERATE_USE_FSDP"] == "true"
+    for key, value in environment.items():
+        if key.startswith(("FSDP", "ACCELERATE")):
+            monkeypatch.setenv(key, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward == (name != "fsdp2-8-grads")
+    assert not plugin.cpu_ram_efficient_loading
+    assert plugin.auto_wrap_policy is transformer_auto_wrap_policy
+    model = Tiny(width=32, layers=2, heads=2)(vocabulary=["a"], seed=0).denoiser
+    plugin.set_auto_wrap_policy(model)
+    assert plugin.transformer_cls_names_to_wrap == ["LLaDABlock"]
+    adapted = adapt(Tiny(width=32, layers=2, heads=2)(vocabulary=["a"], seed=0), LoRA(rank=2), 0)[0]
+    other = FullyShardedDataParallelPlugin()
+    other.set_auto_wrap_policy(adapted)
+    assert other.transformer_cls_names_to_wrap == ["LLaDABlock"]
+
+
+def test_the_files_are_listed_and_printed(capsys):
+    assert run(["config", "accelerate", "--json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == FILES.keys()
+    assert run(["config", "accelerate", "fsdp2-8"]) == 0
+    assert capsys.readouterr().out == FILES["fsdp2-8"].read_text()
+    assert run(["config", "accelerate", "fsdp3"]) == 2
+    assert "no file named 'fsdp3'. There are: ddp-8, fsdp2-2x8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "DeepSpeed's own engine is not supported"),
+        ("distributed_type: FSDP\nuse_cpu: true\nnum_processes: 2\n", "accelerate would train without it"),
+        ("distributed_type: [\n", "is no file of accelerate's options"),
+    ],
+)
+def test_what_would_train_something_else_is_refused(tmp_path, text, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text("compute_environment: LOCAL_MACHINE\n" + text)
+    with pytest.raises(UsageError, match=said):
+        launch.start(["train"], None, file, cpu=True)
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"no file 'fsdp9'\. igpo config accelerate lists"):
+        launch.start(["train"], None, Path("fsdp9"), cpu=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_file_for_a_cpu_starts_its_processes(tmp_path):
+    """accelerate launch would start one."""
+    file = tmp_path / "cpu.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n"
+    )
+    two = igpo(*words(tmp_path, "two"), "--accelerate", str(file))
+    assert run(words(tmp_path, "one")) == 0
+    assert two.wait() == 0, two.stderr.read()
+    same_run(tmp_path / "one", tmp_path / "two")

@@ -108,9 +108,17 @@ def presets() -> dict[str, Path]:
     return shipped("presets")
 
 
-def shipped(folder: str) -> dict[str, Path]:
-    """The TOML files of a folder that comes with igpo, by name."""
-    return {file.stem: file for file in sorted(Path(str(resources.files("igpo_cli") / folder)).glob("*.toml"))}
+def shipped(folder: str, kind: str = "toml") -> dict[str, Path]:
+    """The files of a folder that comes with igpo, by name."""
+    return {file.stem: file for file in sorted(Path(str(resources.files("igpo_cli") / folder)).glob(f"*.{kind}"))}
+
+
+def layers(preset: str) -> list[Source]:
+    """A preset, and before it the one that it says it goes over."""
+    source = Source.preset(preset)
+    values = dict(source.values)
+    below = values.pop("preset", None)
+    return [*([] if below is None else layers(below)), Source(source.origin, values)]
 
 
 def sources(
@@ -134,7 +142,7 @@ def sources(
             raise _refuse("", "preset", document.origin, f"preset = {show(named)} must be text")
         preset = preset or named
         found.insert(0, Source(document.origin, values))
-    found = [*([] if preset is None else [Source.preset(preset)]), *under, *found]
+    found = [*([] if preset is None else layers(preset)), *under, *found]
     if suite is not None:
         below = [
             evolve(each, values={key: value for key, value in each.values.items() if key != "eval"}) for each in found

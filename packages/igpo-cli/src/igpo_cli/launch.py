@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import lazy_loader as lazy
 import typer
 
+from igpo_cli.config import shipped
 from igpo_cli.errors import RunError, StopError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ Processes = Annotated[
 ]
 Accelerate = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Start processes as this file of accelerate's says (igpo config accelerate)."),
+    typer.Option(
+        metavar="FILE",
+        help="Start processes as a file of accelerate's options says, or one by name (igpo config accelerate).",
+    ),
 ]
 
 ASKED = "IGPO_PROCESSES"
@@ -107,13 +111,18 @@ def _elastic(argv: Sequence[str], processes: int) -> None:
 def _accelerate(argv: Sequence[str], processes: int | None, file: Path) -> None:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
+    file = shipped("clusters", "yaml").get(str(file), file)
     chosen = read_accelerate(file)
+    if chosen.distributed_type == "DEEPSPEED":
+        raise UsageError(
+            f"{file}: DeepSpeed's own engine is not supported. FSDP2 divides weights as ZeRO-2 and ZeRO-3 do: "
+            "--accelerate fsdp2-8-grads, --accelerate fsdp2-8 (igpo config accelerate)."
+        )
     count = processes or chosen.num_processes
     on_cpu = chosen.use_cpu or chosen.distributed_type == "MULTI_CPU"
-    if on_cpu and chosen.distributed_type in ("FSDP", "DEEPSPEED"):
+    if on_cpu and chosen.distributed_type == "FSDP":
         raise UsageError(
-            f"{file}: {chosen.distributed_type} with use_cpu: accelerate would train without it, and say nothing. "
-            "Use --processes alone on a CPU."
+            f"{file}: FSDP with use_cpu: accelerate would train without it, and say nothing. Use --processes alone on a CPU."
         )
     if on_cpu and chosen.num_machines == 1:  # accelerate launch would start a single process
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -126,13 +135,13 @@ def _accelerate(argv: Sequence[str], processes: int | None, file: Path) -> None:
 
 def read_accelerate(file: Path) -> Any:
     """accelerate's own reading of a file of its options; UsageError where it cannot be read."""
-    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.config import config_args
 
     if not file.is_file():
         raise UsageError(f"there is no file '{file}'. igpo config accelerate lists those that come with igpo.")
     try:
-        return load_config_from_file(str(file))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return config_args.load_config_from_file(str(file))
+    except (config_args.yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{file} is no file of accelerate's options: {error}") from error
 
 
@@ -176,6 +185,10 @@ def join(device: str) -> PartialState:
         raise UsageError(
             "accelerate launch was asked for several processes and started one, as it does with --cpu. "
             "Use igpo train --processes N, or torchrun."
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise UsageError(
+            "DeepSpeed's own engine is not supported. FSDP2 divides weights as ZeRO does (igpo config accelerate)."
         )
     cpu = device == "cpu"
     if cpu and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":

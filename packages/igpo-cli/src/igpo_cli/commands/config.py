@@ -52,6 +52,32 @@ def register(app: App) -> None:
         else:
             print_presets(rows)
 
+    @group.command()
+    def accelerate(
+        name: Annotated[
+            str | None, typer.Argument(metavar="NAME", help="Print this one, to be kept and changed.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
+    ) -> None:
+        """List the files of accelerate's options that come with igpo (igpo train --accelerate NAME), or print one."""
+        from igpo_cli.config import shipped
+
+        files = shipped("clusters", "yaml")
+        if name is not None:
+            if name not in files:
+                raise errors.UsageError(
+                    f"no file named '{name}'. There are: {', '.join(files)} (igpo config accelerate)"
+                )
+            print(files[name].read_text(encoding="utf-8"), end="")
+            return
+        rows = [
+            {"name": each, "description": opening(path.read_text(encoding="utf-8"))} for each, path in files.items()
+        ]
+        if as_json:
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+        else:
+            print_presets(rows)
+
 
 def opening(text: str) -> str:
     """The comment with which a TOML file begins."""
