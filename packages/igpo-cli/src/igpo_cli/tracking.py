@@ -23,6 +23,7 @@ from igpo_rl.checkpoint import flush
 
 if TYPE_CHECKING:
     from igpo_cli.screen import Screen
+    from igpo_cli.trackers import Trackers
     from igpo_data import Task
     from igpo_rl.records import Rollouts
 
@@ -42,6 +43,11 @@ def overall(phase: str, step: int, totals: Mapping[str, int]) -> int:
     return step + sum(totals.get(each, 0) for each in PHASES[: PHASES.index(phase)])
 
 
+def tag_of(phase: str, name: str) -> str:
+    """A metric's name for trackers, which know no phases: sft/optimizer/lr, optimizer/lr."""
+    return name if phase == "igpo" or name.startswith(f"{phase}/") else f"{phase}/{name}"
+
+
 # Writing ---------------------------------------------------------------------------------------------------------------
 
 
@@ -52,17 +58,18 @@ class Tracker:
         self,
         folder: Path,
         *,
-        accelerator: Any = None,
+        writes: bool = True,
+        trackers: Trackers | None = None,
         screen: Screen | None = None,
         totals: Mapping[str, int] | None = None,
     ) -> None:
-        """`accelerator`: its trackers (TensorBoard, ...) get every number, and only its main process writes.
-        `totals`: steps of each phase, for the screen."""
+        """`writes`: True in the process of several that does. `trackers` get every number. `totals`: steps of each phase."""
         self.folder = folder
-        self.accelerator = accelerator
+        self.writes = writes
+        self.trackers = trackers
         self.screen = screen
         self.totals = dict(totals or {})
-        self.writes = accelerator is None or bool(accelerator.is_main_process)
+        self._sent: set[tuple[str, int, str]] = set()
         self._waiting = ""
         self._unsaid = True
         self._started = time.monotonic() - max(
@@ -87,11 +94,11 @@ class Tracker:
         known = {name: value for name, value in values.items() if value is not None}
         total = self.totals.get(phase, 0)
         self._note(line(phase, step, total, known))
-        if self.accelerator is not None:
-            prefix = "" if phase == "igpo" else f"{phase}/"  # both phases have these: sft/optimizer/lr, optimizer/lr
-            tags = {name if name.startswith(prefix) else prefix + name: value for name, value in known.items()}
+        if self.trackers is not None:
+            tags = {tag_of(phase, name): value for name, value in known.items()}
+            seen = {tag: value for tag, value in tags.items() if (phase, step, tag) in self._sent}
             with self.unless_full("trackers miss what follows"):
-                self.accelerator.log(tags, step=overall(phase, step, self.totals))
+                self.trackers.log(tags, overall(phase, step, self.totals), seen=seen)
         if self.screen is not None:
             self.screen.step(phase, step, total, known)
 
@@ -103,6 +110,10 @@ class Tracker:
         with self.unless_full(f"the rollouts of step {step} are not kept"):
             path.parent.mkdir(exist_ok=True)
             replace(path, _lines(rows))
+        if self.trackers is not None:
+            with self.unless_full("trackers miss what follows"):
+                seen = ("igpo", step, "rollouts") in self._sent
+                self.trackers.table(rows, overall("igpo", step, self.totals), seen=seen)
         if self.screen is not None:
             row = next((row for row in reversed(rows) if row["hinted"]), rows[-1])
             self.screen.sample(row["tokens"][: row["end"]], row["hint"][: row["end"]])
@@ -126,13 +137,19 @@ class Tracker:
         if not self.writes:
             return
         last = position(phase, step)
-        rows = [row for row in read_metrics(self.folder) if position(row["phase"], row["step"]) <= last]
+        rows: list[dict[str, Any]] = []
+        late: list[dict[str, Any]] = []
+        for row in read_metrics(self.folder):
+            (rows if position(row["phase"], row["step"]) <= last else late).append(row)
+        for row in late:
+            self._sent |= {(row["phase"], row["step"], tag_of(row["phase"], name)) for name in row}
         replace(self.folder / "metrics.jsonl", _lines(rows))
         for place in (".", "rollouts", "eval"):
             for left in (self.folder / place).glob(f"*{ASIDE}"):
                 left.unlink()
         for number, path in rollout_files(self.folder).items():
             if position("igpo", number) > last:
+                self._sent.add(("igpo", number, "rollouts"))
                 path.unlink()
         self._started = time.monotonic() - max((row["time"] for row in rows), default=0)
 

@@ -37,6 +37,8 @@ from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, write_c
 from igpo_cli.screen import Screen
 from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
+from igpo_cli.trackers import Trackers
+from igpo_cli.trackers import require as require_trackers
 from igpo_cli.tracking import Tracker, overall, rollout_rows
 from igpo_rl import fsdp
 from igpo_rl.checkpoint import Saved, aside
@@ -61,6 +63,7 @@ else:
 
 def run(config: Config, *, resume: Path | None = None) -> Path:
     """Train as `config` says and return the run's folder; `resume` is the folder of a run to go on with."""
+    require_trackers(config.run.trackers)
     launch.join(device_of(config))
     folder = resume or runs.of_job(Path(config.run.folder), launch.restarted())
     again = Resumption.find(folder, config) if folder is not None else None
@@ -175,23 +178,21 @@ class Training:
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.run.precision == "bfloat16" else "no",
-            log_with=list(config.run.trackers) or None,
             project_dir=folder,
         )
         if accelerator.is_main_process:
             stack.enter_context(runs.holding(folder))
         totals = {"sft": sft.steps, "igpo": config.run.steps}
-        purge = {} if again is None else {"purge_step": overall(*again.point, totals) + 1}
-        accelerator.init_trackers("trackers", init_kwargs={"tensorboard": purge})
-        stack.callback(end_trackers, accelerator)
         main = accelerator.is_main_process
+        stack.callback(accelerator.end_training)
         screen = stack.enter_context(Screen(sft.steps + config.run.steps)) if main else None
-        tracker = Tracker(
-            folder,
-            accelerator=accelerator,
-            screen=screen,
-            totals=totals,
-        )
+        tracker = Tracker(folder, writes=main, screen=screen, totals=totals)
+        if main:
+            tracker.trackers = Trackers(tracker.message)
+            stack.callback(end_trackers, tracker.trackers)
+            first = None if again is None else overall(*again.point, totals) + 1
+            with tracker.unless_full("trackers miss what follows"):
+                tracker.trackers.start(config.run.trackers, folder, config.values, first)
         for note in config.notes:
             tracker.message(f"note: {note}")
         if dropped:
@@ -485,7 +486,7 @@ def new_folder(config: Config) -> Path:
     return folder
 
 
-def end_trackers(accelerator: Any) -> None:
+def end_trackers(trackers: Trackers) -> None:
     """What they could not write they have said before."""
     with suppress(OSError):
-        accelerator.end_training()
+        trackers.finish()

@@ -15,6 +15,7 @@ import typer
 from attrs import asdict, frozen
 
 from igpo_cli.commands import App
+from igpo_cli.trackers import EXTRAS
 
 if TYPE_CHECKING:
     from igpo_cli.plugins import Catalogue
@@ -123,7 +124,8 @@ def trackers() -> Iterator[Finding]:
     """Where metrics can go beside metrics.jsonl."""
     for name in TRACKERS:
         there = importlib.util.find_spec(name) is not None
-        yield Finding("tracker", name, "ok" if there else "absent", "" if there else f"pip install {name}")
+        package = f"'igpo-cli[{name}]'" if name in EXTRAS else name
+        yield Finding("tracker", name, "ok" if there else "absent", "" if there else f"pip install {package}")
 
 
 def show(found: list[Finding]) -> None:
