@@ -9,17 +9,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from drills import kills
+from drills import damage, disk, faults, kills, processes
 from drills.runs import Row, prepare
 
 
 def main() -> int:
     everything = {
-        "kills": lambda folder, straight, options: [kills.drill(folder, straight, options.kills, options.seed)]
+        "kills": lambda: [kills.drill(folder, straight, options.kills, options.seed)],
+        "damage": lambda: [damage.drill(folder, straight, options.damages, options.seed)],
+        "disk": lambda: disk.drill(folder, straight, options.disks, options.seed),
+        "faults": lambda: faults.drill(folder),
+        "processes": lambda: processes.drill(folder),
     }
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(everything)} (default: all)")
     parser.add_argument("--kills", type=int, default=50, help="how often a run is killed (50)")
+    parser.add_argument("--damages", type=int, default=30, help="how many checkpoints are damaged (30)")
+    parser.add_argument("--disks", type=int, default=3, help="how often a disk fills up (3)")
     parser.add_argument("--seed", type=int, default=0, help="of all moments and places (0)")
     parser.add_argument("--folder", type=Path, help="keep the runs and their logs here")
     options = parser.parse_args()
@@ -32,7 +38,7 @@ def main() -> int:
     rows: list[Row] = []
     for name in options.names or everything:
         began = time.perf_counter()
-        for row in everything[name](folder, straight, options):
+        for row in everything[name]():
             rows.append(row)
             show(row, time.perf_counter() - began)
     failed = [row.drill for row in rows if not row.passed]

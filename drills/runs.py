@@ -106,7 +106,6 @@ class Marks:
             (Training, "sft", "update"),
             (Training, "igpo", "update"),
             (Training, "_evaluate", "evaluation"),
-            (Training, "_save", "model"),
             (IGPO, "collect", "rollout"),
             (Checkpoints, "save", "save"),
         ):
@@ -118,6 +117,15 @@ class Marks:
             self.step = overall(phase, step, tracker.totals)
 
         Tracker.log = counted
+        save = self._during(Training._save, "model")
+
+        def written(training, name, *more):
+            self.step = (
+                SFT_STEPS if name == "start" else SFT_STEPS + STEPS
+            )  # a resumed run may have logged none of them
+            save(training, name, *more)
+
+        Training._save = written
 
     def _during(self, function: Callable, what: str) -> Callable:
         @functools.wraps(function)
