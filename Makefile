@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV
 TORCH := $(if $(UV_FIND_LINKS),torch==2.13.0)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo evidence evidence-gpu test test-all lint bench dist constraints clean
+.PHONY: setup demo evidence evidence-gpu test test-all lint bench drill dist constraints clean
 
 setup: .venv/ready
 
@@ -59,6 +59,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Runs are killed, starved of disk, damaged and fed with faults, and must end as if nothing had happened.
+# DRILLS="kills disk" selects; KILLS=10, DAMAGES=5, DISKS=1 and SEED=1 change counts and moments; KEEP=folder keeps the runs.
+drill: setup
+	nice $(BIN)/python -m drills $(DRILLS) --kills $(or $(KILLS),50) --damages $(or $(DAMAGES),30) --disks $(or $(DISKS),3) \
+		--seed $(SEED) $(if $(KEEP),--folder $(KEEP))
 
 bench: setup
 	$(BIN)/python -m benchmarks

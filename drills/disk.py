@@ -23,7 +23,7 @@ def once(place: Path, straight: Path, rng: Random) -> Row:
     """Fill up the disk after some of the checkpoints."""
     place.mkdir()
     size = sum(path.stat().st_size for path in straight.rglob("*") if path.is_file())
-    share = rng.uniform(0.2, 0.9)
+    share = rng.uniform(0.5, 0.95)
     mounted = mount(place, int(share * size))
     run, log = place / straight.name, place.with_suffix(".log")
     # Few files of a run are larger than a checkpoint, so a limit on files stands for a disk without room for one.

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from drills.runs import STEPS, Row, finish, metrics, words
+from drills.runs import FEW, STEPS, Row, far, finish, metrics, words
 from igpo_rl.checkpoint import Checkpoints
 
 
 def drill(folder: Path) -> list[Row]:
-    """NaN now and then, NaN always, a reward that raises."""
-    return [sometimes(folder / "nan"), always(folder / "always-nan"), raising(folder / "raising")]
+    """NaN now and then, NaN always, a reward that raises, a device without room."""
+    return [
+        sometimes(folder / "nan"),
+        always(folder / "always-nan"),
+        raising(folder / "raising"),
+        cramped(folder / "roomy", folder / "cramped"),
+    ]
 
 
 def steps(run: Path) -> list[dict[str, object]]:
@@ -56,3 +61,13 @@ def raising(run: Path) -> Row:
         f"exit code {code}, {len(steps(run))} steps; {told[0][:140] if told else 'nothing said'}",
         passed,
     )
+
+
+def cramped(roomy: Path, run: Path) -> Row:
+    """What does not fit is halved until it does, and the run is that of a device with room; in float64, to 1e-9."""
+    log = run.with_suffix(".log")
+    codes = [finish(words(roomy, *FEW), log), finish(words(run, *FEW, "--model", "small"), log)]
+    halved = log.read_text().count("out of memory in")
+    found = [f"exit codes {codes}"] if any(codes) else far(run, roomy)
+    happened = f"halved {halved} times; differs: {', '.join(found) or 'nothing'}"
+    return Row("out of memory (simulated)", 1, happened, halved > 0 and not found)

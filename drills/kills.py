@@ -38,13 +38,13 @@ def moments(count: int, seed: int, step_seconds: float) -> list[Moment]:
     border = next(number for number, each in enumerate(found) if each.step > SFT_STEPS - 4) if count > 3 else None
     for number, step in {border: SFT_STEPS, count - 1: total}.items():
         if number is not None:
-            found[number] = Moment(step, "model", rng.random() * 0.05)
+            found[number] = Moment(step, "model", rng.random() * 0.03)
     return found
 
 
 def kill(child: int, moment: Moment, marks: Marks) -> str | None:
     """Kill at the moment: what the run was doing. None: it ended before."""
-    while not (moment.wish in (None, marks.busy) and (moment.wish == "start-up" or marks.step >= moment.step)):
+    while not (moment.wish == "start-up" or marks.met()):
         if os.waitpid(child, os.WNOHANG) != (0, 0):
             return None
         time.sleep(0.0005)
@@ -61,6 +61,7 @@ def drill(folder: Path, straight: Path, count: int, seed: int) -> Row:
     during: Counter[str] = Counter()
     half = []
     for moment in moments(count, seed, seconds):
+        marks.wish(moment.wish, moment.step)
         child = start(resumed(run), log, marks)
         busy = kill(child, moment, marks)
         if busy is None:

@@ -41,6 +41,35 @@ class SometimesNaN(GRPO):
         return loss
 
 
+@frozen(kw_only=True)
+class Small:
+    """The tiny model on a device where few rows fit."""
+
+    most: int = 3
+    """Rows."""
+
+    def __call__(self, **named):
+        import torch
+
+        from igpo_sampling import Tiny
+        from igpo_sampling.models.llada_network import LLaDAForDiffusion
+
+        class Cramped(LLaDAForDiffusion):
+            def forward(inner, tokens, *inputs, **others):  # noqa: N805 self is the plug-in
+                if len(tokens) > self.most:
+                    raise torch.OutOfMemoryError(f"no room for {len(tokens)} rows")
+                return super().forward(tokens, *inputs, **others)
+
+        loaded = Tiny()(**named)
+        loaded.denoiser.__class__ = Cramped
+        return loaded
+
+
+@hookimpl
+def igpo_models():
+    return {"small": f"{__name__}:Small"}
+
+
 @hookimpl
 def igpo_verifiers():
     return {"first-word": f"{__name__}:FirstWord"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import signal
@@ -14,9 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from drills.runs import Row, finish, metrics, words
+from drills.runs import FEW, Row, far, finish, words
 
-FEW = ("--sft.steps", "4", "--steps", "6", "--dtype", "float64", "--evaluate-every", "3", "--rollouts-every", "1")
 PATIENCE = 60.0
 
 
@@ -28,7 +25,7 @@ def drill(folder: Path) -> list[Row]:
         return [
             Row("two processes", 1, f"the run in one process failed with code {code}; see {folder / 'one.log'}", False)
         ]
-    return [killed(folder, straight), two_of_one(folder, straight), one_of_two(folder, straight)]
+    return [each(folder, straight) for each in (killed, told, two_of_one, one_of_two)]
 
 
 def igpo(*argv: str) -> subprocess.Popen[str]:
@@ -50,54 +47,51 @@ def cut(run: Path, newest: str) -> None:
             shutil.rmtree(path)
 
 
-def far(run: Path, straight: Path) -> list[str]:
-    """In what the runs differ by more than the order in which numbers are added up."""
-    found = []
-    ours, theirs = metrics(run), metrics(straight)
-    if len(ours) != len(theirs):
-        return [f"{len(ours)} rows of metrics instead of {len(theirs)}"]
-    for one, other in zip(ours, theirs, strict=True):
-        for name in one.keys() | other.keys():
-            a, b = one.get(name), other.get(name)
-            same = (
-                math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
-                if isinstance(a, float) and isinstance(b, float)
-                else a == b
-            )
-            found += [] if same else [f"{one['phase']} {one['step']} {name}: {a} and {b}"]
-    for path in sorted(straight.glob("rollouts/*.jsonl")):
-        rows = [
-            [json.loads(line) for line in (each / "rollouts" / path.name).read_text().splitlines()]
-            for each in (run, straight)
-        ]
-        if [row["tokens"] for row in rows[0]] != [row["tokens"] for row in rows[1]]:
-            found.append(f"tokens of {path.name}")
-    return found[:3]
-
-
-def killed(folder: Path, straight: Path) -> Row:
-    """The other process ends in time and the command says what happened; then the run goes on."""
-    run = folder / "two"
+def begun(run: Path) -> subprocess.Popen[str]:
+    """A run in two processes that has written a checkpoint of RL, or has ended before."""
     command = igpo(*words(run, *FEW), "--processes", "2")
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "igpo-2").exists() and command.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    workers = [
-        each for each in psutil.Process(command.pid).children(recursive=True) if "igpo_cli" in " ".join(each.cmdline())
-    ]
+    return command
+
+
+def goes_on(run: Path, straight: Path, said: str) -> list[str]:
+    """In what the run differs after two processes went on with it."""
+    again = igpo("train", "--resume", str(run), "--processes", "2")
+    run.with_suffix(".log").write_text(said + again.communicate(timeout=600)[0])
+    return [f"exit code {again.returncode}"] if again.returncode else far(run, straight)
+
+
+def killed(folder: Path, straight: Path) -> Row:
+    """The other process ends in time and the command says what happened; then the run goes on."""
+    command = begun(folder / "two")
+    children = psutil.Process(command.pid).children(recursive=True)
+    workers = [each for each in children if "igpo_cli" in " ".join(each.cmdline())]
     workers[-1].send_signal(signal.SIGKILL)
     began = time.monotonic()
     said = command.communicate(timeout=2 * PATIENCE)[0]
     seconds = time.monotonic() - began
     left = [each.pid for each in workers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     (line,) = [line for line in said.splitlines() if "was ended by SIGKILL" in line] or [""]
-    again = igpo("train", "--resume", str(run), "--processes", "2")
-    said += again.communicate(timeout=600)[0]
-    (folder / "two.log").write_text(said)
-    found = [f"exit code {again.returncode}"] if again.returncode else far(run, straight)
-    happened = f"all ended after {seconds:.1f} s, code {command.returncode}: {line[:90]}; differs after going on: {', '.join(found) or 'nothing'}"
+    found = goes_on(folder / "two", straight, said)
+    happened = (
+        f"all ended after {seconds:.1f} s, code {command.returncode}, '{line[:49]}'; "
+        f"differs after going on: {', '.join(found) or 'nothing'}"
+    )
     passed = bool(command.returncode and line and not left and not found) and len(workers) == 2 and seconds < PATIENCE
     return Row("one of two processes killed", 1, happened, passed)
+
+
+def told(folder: Path, straight: Path) -> Row:
+    """SIGTERM to the command: both finish the step, one saves and says how to go on."""
+    command = begun(folder / "told")
+    command.send_signal(signal.SIGTERM)
+    said = command.communicate(timeout=2 * PATIENCE)[0]
+    (line,) = [line for line in said.splitlines() if line.startswith("stopped by SIGTERM after")] or [""]
+    found = goes_on(folder / "told", straight, said)
+    happened = f"code {command.returncode}, '{line[:38]}'; differs after going on: {', '.join(found) or 'nothing'}"
+    return Row("SIGTERM to two processes", 1, happened, command.returncode == 143 and bool(line) and not found)
 
 
 def two_of_one(folder: Path, straight: Path) -> Row:

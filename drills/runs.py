@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -24,8 +25,11 @@ PLUGIN = Path(__file__).with_name("plugin.py")
 SFT_STEPS, STEPS = 16, 24
 BUSY = ("start-up", "rollout", "update", "evaluation", "save", "model")
 """What a run may be doing; `save` writes a checkpoint and `model` the model that RL starts from or the trained one."""
+WAITING, MET, GOING = range(3)
 SAME = ("model", "start", "rollouts", "eval", "run.toml")
 """What two equal runs have alike, byte for byte."""
+FEW = ("--sft.steps", "4", "--steps", "6", "--dtype", "float64", "--evaluate-every", "3", "--rollouts-every", "1")
+"""A short run in which only the order of additions may differ."""
 HEAVY = (
     "accelerate",
     "torch.utils.tensorboard",
@@ -74,26 +78,57 @@ def resumed(folder: Path, *more: str) -> list[str]:
 
 
 class Marks:
-    """What a run is doing and how many steps it has logged, in memory that it shares with its watcher."""
+    """What a run is doing and how many steps it has logged, in memory that it shares with its watcher.
+
+    A run that comes to do what the watcher waits for goes on when the watcher is there, however busy the machine is.
+    """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 8)
+        self._memory = mmap.mmap(-1, 20)
+
+    def _read(self, place: int) -> int:
+        return int(struct.unpack_from("i", self._memory, 4 * place)[0])
+
+    def _write(self, place: int, value: int) -> None:
+        struct.pack_into("i", self._memory, 4 * place, value)
 
     @property
     def busy(self) -> str:
-        return BUSY[struct.unpack_from("i", self._memory)[0]]
+        return BUSY[self._read(0)]
 
     @busy.setter
     def busy(self, what: str) -> None:
-        struct.pack_into("i", self._memory, 0, BUSY.index(what))
+        self._write(0, BUSY.index(what))
 
     @property
     def step(self) -> int:
-        return int(struct.unpack_from("i", self._memory, 4)[0])
+        return self._read(1)
 
     @step.setter
     def step(self, step: int) -> None:
-        struct.pack_into("i", self._memory, 4, step)
+        self._write(1, step)
+
+    def wish(self, busy: str | None, step: int) -> None:
+        """What the watcher waits for: after so many steps, to be doing this; None: anything."""
+        self._write(2, -1 if busy is None else BUSY.index(busy))
+        self._write(3, step)
+        self._write(4, WAITING)
+
+    def met(self) -> bool:
+        """Whether the run has come to it; the run goes on."""
+        if self._read(2) < 0:
+            return self.step >= self._read(3)
+        if self._read(4) == WAITING:
+            return False
+        self._write(4, GOING)
+        return True
+
+    def _meet(self) -> None:
+        """In the run: wait for the watcher if this is what it waits for."""
+        if self._read(2) == self._read(0) and self.step >= self._read(3) and self._read(4) == WAITING:
+            self._write(4, MET)
+            while self._read(4) == MET:
+                time.sleep(0.0002)
 
     def place(self) -> None:
         """Put the marks around the functions of this process."""
@@ -131,10 +166,12 @@ class Marks:
         @functools.wraps(function)
         def marked(*inputs, **named):
             before, self.busy = self.busy, what
+            self._meet()
             try:
                 return function(*inputs, **named)
             finally:
                 self.busy = before
+                self._meet()
 
         return marked
 
@@ -209,6 +246,31 @@ def differences(folder: Path, other: Path) -> list[str]:
         if _content(folder, name) != _content(other, name)
     ]
     return found + ([] if metrics(folder) == metrics(other) else ["metrics.jsonl differs"])
+
+
+def far(run: Path, straight: Path) -> list[str]:
+    """In what the runs differ by more than the order in which numbers are added up."""
+    found = []
+    ours, theirs = metrics(run), metrics(straight)
+    if len(ours) != len(theirs):
+        return [f"{len(ours)} rows of metrics instead of {len(theirs)}"]
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one.keys() | other.keys():
+            a, b = one.get(name), other.get(name)
+            same = (
+                math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+                if isinstance(a, float) and isinstance(b, float)
+                else a == b
+            )
+            found += [] if same else [f"{one['phase']} {one['step']} {name}: {a} and {b}"]
+    for path in sorted(straight.glob("rollouts/*.jsonl")):
+        rows = [
+            [json.loads(line) for line in (each / "rollouts" / path.name).read_text().splitlines()]
+            for each in (run, straight)
+        ]
+        if [row["tokens"] for row in rows[0]] != [row["tokens"] for row in rows[1]]:
+            found.append(f"tokens of {path.name}")
+    return found[:3]
 
 
 def _alike(folder: Path) -> list[str]:
