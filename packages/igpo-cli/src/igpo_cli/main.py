@@ -22,6 +22,7 @@ COMMANDS = {
     "sft": "Train and ask",
     "sample": "Train and ask",
     "eval": "Train and ask",
+    "lm-eval": "Train and ask",
     "ablate": "Train and ask",
     "runs": "Understand",
     "plot": "Understand",
@@ -35,8 +36,10 @@ COMMANDS = {
     "doctor": "Prepare",
 }
 """Every command, one module each in igpo_cli.commands, and the panel of --help in which it stands."""
-OF_RUNS = ("sample", "eval", "merge")
+OF_RUNS = ("sample", "eval", "lm-eval", "merge")
 """Commands to which a run's folder stands for its run.toml."""
+WRAPPERS = ("lm-eval",)
+"""Commands that run another program, whose words stand behind a --."""
 TAKE_FOLDERS = ("--compare", "--out", "--model.path")
 """Options of theirs whose value may be a run's folder, and means it."""
 VERBOSE = ("-v", "--verbose")
@@ -51,11 +54,12 @@ def run(argv: Sequence[str]) -> int:
     """Do what argv says; the exit code: 0, 1 for a failed run, 2 for wrong usage, 130 when interrupted."""
     if (typed := completion.words()) is not None:
         return complete(typed)
+    argv, rest = apart(argv)
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
     words = of_runs(words)
     words += resumed(words)
     try:
-        code = build(words)(args=words, prog_name="igpo", standalone_mode=False) or 0
+        code = build(words, rest)(args=words, prog_name="igpo", standalone_mode=False) or 0
         if code == errors.INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.stdout.flush()  # here a closed pipe is an error to be handled, at exit it would be a traceback
@@ -75,6 +79,14 @@ def complete(typed: list[str]) -> int:
         except Exception:  # noqa: BLE001 what was typed is not right yet; with fewer words it may be
             continue
     return 1
+
+
+def apart(argv: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """argv, and behind a -- what is meant for the program that the command runs."""
+    if "--" not in argv or argv[0] not in WRAPPERS:
+        return argv, []
+    at = list(argv).index("--")
+    return argv[:at], list(argv[at + 1 :])
 
 
 def of_runs(words: list[str]) -> list[str]:
@@ -99,13 +111,13 @@ def resumed(words: Sequence[str]) -> list[str]:
     return [str(file) for file in files if file.is_file() and str(file) not in words]
 
 
-def build(argv: Sequence[str]) -> App:
+def build(argv: Sequence[str], rest: Sequence[str] = ()) -> App:
     """The command for one argv: a known subcommand alone, otherwise all of them."""
-    app = App(argv)
+    app = App(argv, rest)
     app.callback()(_options)
     known = argv[0] in COMMANDS
     for name in argv[:1] if known else COMMANDS:
-        importlib.import_module(f"igpo_cli.commands.{name}").register(app)
+        importlib.import_module(f"igpo_cli.commands.{name.replace('-', '_')}").register(app)
     for command in app.registered_commands:
         command.rich_help_panel = COMMANDS[str(command.name or getattr(command.callback, "__name__", ""))]
     for group in app.registered_groups:

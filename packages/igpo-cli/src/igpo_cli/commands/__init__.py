@@ -34,7 +34,7 @@ EPILOG = (
 class App(typer.Typer):
     """The igpo command for one argv."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], rest: Sequence[str] = ()) -> None:
         super().__init__(
             name="igpo",
             help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
@@ -43,6 +43,8 @@ class App(typer.Typer):
             rich_markup_mode="rich",
         )
         self.argv = argv
+        self.rest = list(rest)
+        """What stood behind a --, for the program that a command runs."""
         self._groups: dict[str, typer.Typer] = {}
 
     @cached_property
