@@ -257,13 +257,14 @@ def test_what_is_finished_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_that_is_interrupted_goes_on(tmp_path: Path) -> None:
-    words = ["ablate", "--preset", "stuck", "--seeds", "1", *SMALL, "--steps", "30", "--save-every", "2"]
+    words = ["ablate", "--preset", "stuck", "--seeds", "1", *SMALL, "--steps", "8", "--save-every", "1"]
     command = [sys.executable, "-m", "igpo_cli", *words, "--trackers", ""]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "runs" / "stuck" / "grpo-1" / "metrics.jsonl"
     until = time.monotonic() + 120
-    while not (metrics.is_file() and metrics.read_text().count('"igpo"') > 5):
+    while not (metrics.is_file() and metrics.read_text().count('"igpo"') > 2):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -278,12 +279,13 @@ def test_a_study_that_is_interrupted_goes_on(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "sft-1" not in ended.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"reward/mean"' in line]
-    assert steps == list(range(1, 31))
+    assert steps == list(range(1, 9))
     assert (metrics.parents[1] / "plot.svg").read_text().startswith("<svg")
     assert not (metrics.parents[1] / "cut").exists()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_runs_at_a_time_give_what_one_does(tmp_path: Path) -> None:
     tables = []
     for jobs in ("1", "2"):

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from markdown_blocks import Block, blocks
 
+from igpo_cli.plugins import KINDS
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "packages/*/*.md", "examples/*/*.md")
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "packages/*/*.md", "examples/*/*.md")
     for path in ROOT.glob(pattern)
     if blocks(path)
 )
@@ -73,7 +75,7 @@ def test_a_failing_command_fails_the_document(tmp_path: Path) -> None:
 def test_links_between_documents_lead_somewhere() -> None:
     broken = [
         f"{path.relative_to(ROOT)}: {target}"
-        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md"))
+        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md"))
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", path.read_text(encoding="utf-8"))
         if not (path.parent / target).exists()
     ]
@@ -92,7 +94,12 @@ def unresolved(text: str) -> list[str]:
 
 
 def test_names_in_documents_exist() -> None:
-    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("examples/*/*.md"))
+    pages = (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("packages/*/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+    )
     found = {str(path.relative_to(ROOT)): unresolved(path.read_text(encoding="utf-8")) for path in pages}
     assert {page: names for page, names in found.items() if names} == {}
     assert unresolved("`igpo_rl.IGPO.collect` and `igpo_rl.IGPO.gather`") == ["igpo_rl.IGPO.gather"]
@@ -110,3 +117,13 @@ def test_every_trap_of_the_algorithm_has_a_test() -> None:
     }
     assert listed == {str(number) for number in range(1, 15)}
     assert sorted(listed - tested, key=int) == []
+
+
+def test_the_page_of_a_kind_shows_what_igpo_new_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import plugin_pages
+
+    assert set(plugin_pages.NAMES) == set(KINDS)
+    for kind in KINDS:
+        written = (ROOT / "docs" / "plugins" / f"{kind}.md").read_text(encoding="utf-8")
+        assert written == plugin_pages.page(kind), "python docs/plugin_pages.py"
