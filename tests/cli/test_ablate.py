@@ -100,6 +100,7 @@ ALIKE = (
     {"verifier": "exact"},
     {"eval.heldout.limit": "3"},
     {"limit": "12"},
+    {"play_rows": "8"},
 )
 UNLIKE = (
     {"sft.steps": "5"},
@@ -129,6 +130,13 @@ def test_arms_that_differ_before_it_share_nothing(flags: dict[str, Any]) -> None
     jobs = planned({}, flags)
     assert [(job.name, job.start) for job in jobs] == [("arm0-1", None), ("arm1-1", None)]
     assert all(job.values["model"]["path"] == "none" for job in jobs)
+
+
+def test_the_run_that_others_start_from_can_be_started() -> None:
+    """Its evaluations ask for one sample of one problem, whatever the arms' ask for."""
+    many = {"eval.heldout.samples": "8", "eval.heldout.pass_at": "1,4"}
+    first, *_ = planned(many, {**many, "injection": "none"})
+    resolve(None, None, {}, CATALOGUE, [studies.Source("test", first.values)])
 
 
 def test_a_single_arm_does_its_own_sft() -> None:

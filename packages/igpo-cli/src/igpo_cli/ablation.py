@@ -36,7 +36,7 @@ START = "start"
 """The run whose model the arms of a seed start from."""
 LATER = {
     *("name", "folder", "steps", "split", "limit", "shuffle", "evaluate_every", "save_every", "keep", "rollouts_every"),
-    *("trackers", "eval"),
+    *("trackers", "eval", "play_rows", "best", "grace"),
 }
 """Top-level keys that nothing depends on before reinforcement learning; so do IGPO's own and most kinds of plug-in."""
 BEFORE = ("model", "task")
@@ -112,7 +112,9 @@ def shared(jobs: Sequence[Job], folder: Path) -> Iterator[Job]:
 def _start_of(job: Job, label: str, folder: Path) -> Job:
     """A run that ends where reinforcement learning would begin. Its evaluations stay, since a new model's words come from
     all tasks, but ask next to nothing."""
-    tables = {name: {**table, "limit": 1, "samples": 1} for name, table in job.values.get("eval", {}).items()}
+    tables = {
+        name: {**table, "limit": 1, "samples": 1, "pass_at": []} for name, table in job.values.get("eval", {}).items()
+    }
     first = _job(label, job.seed, {**job.values, "steps": 0, "eval": tables}, folder)
     return evolve(first, start=job.start)
 

@@ -51,7 +51,12 @@ class Mine:
             checkpoints.read_weights(checkpoint.folder, made, device=device, dtype=dtype)
             return checkpoints.ready(made, checkpoint, mask_id=checkpoint.mask_id())
         tokenizer = tokenizers.utf8() if vocabulary is None else tokenizers.words(vocabulary)
-        settings = {"model_type": "mine", "width": self.width, "layers": self.layers, "vocab_size": len(tokenizer)}
+        settings = {
+            "model_type": "mine",
+            "width": self.width,
+            "layers": self.layers,
+            "vocab_size": len(tokenizer),
+        }
         made = network(settings).to_empty(device="cpu")
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
