@@ -294,6 +294,12 @@ def test_the_best_checkpoint_is_kept_by_the_metric_that_is_named(tmp_path, capsy
     best = max(range(1, 5), key=lambda step: (scores[step], step))
     kept = {path.name for path in (tmp_path / "best" / "checkpoints").iterdir()}
     assert kept == {f"igpo-{best}", "igpo-4"}
+    said = (
+        f"best by eval/heldout/pass@1: igpo-{best} with {scores[best]:.3f}. Its model: igpo merge {tmp_path / 'best'} "
+    )
+    assert said in (tmp_path / "best" / "log.txt").read_text()
+    assert run(["merge", str(tmp_path / "best"), "--checkpoint", f"igpo-{best}", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
     assert train(tmp_path, "none", "--best", "eval/held/pass@1") == 2
     assert "--best eval/held/pass@1 is no metric of an evaluation" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -83,6 +83,19 @@ class Resumption:
         return "; ".join([what, *self.changes])
 
 
+def told_best(checkpoints: Checkpoints, folder: Path) -> str | None:
+    """Which checkpoint of the last phase was the best one and how to get its model; None where none was asked for."""
+    newest, *_ = [*checkpoints.newest_first(), None]
+    best = None if newest is None else checkpoints.best_of(newest.phase)
+    if best is None:
+        return None
+    value = best.metrics[str(checkpoints.best)]
+    return (
+        f"best by {checkpoints.best}: {best.path.name} with {value:.3f}. Its model: "
+        f"igpo merge {folder} --checkpoint {best.path.name} --out DIR"
+    )
+
+
 def changes(folder: Path, config: Config) -> list[str]:
     """`key = new (was old)` of every option that differs from the folder's run.toml."""
     before, now = (_flat(tomllib.loads(text)) for text in ((folder / "run.toml").read_text(), config.to_toml()))

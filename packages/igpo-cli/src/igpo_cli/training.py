@@ -33,7 +33,7 @@ from igpo_cli.health import Watch
 from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
-from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, write_config
+from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, told_best, write_config
 from igpo_cli.screen import Screen
 from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
@@ -237,6 +237,8 @@ class Training:
                 f"{self.signals.remedy}"
             ) from error
         self.tracker.message(f"model saved to {self.folder / 'model'}")
+        if (told := told_best(checkpoints_of(self.folder, self.config), self.folder)) is not None:
+            self.tracker.message(told)
         return self.folder
 
     def _save(self, name: str, note: Mapping[str, Any] | None = None) -> None:
