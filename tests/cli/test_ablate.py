@@ -198,7 +198,7 @@ def test_the_list_names_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "fault"),
     [
         ([], "nothing is varied"),
-        (["--preset", "ta"], "no preset named 'ta'"),
+        (["--preset", "ta"], "no study or preset named 'ta'. Did you mean 'tau'?"),
         (["--vary", "injection.hihg=1"], "did you mean --injection.high"),
         (["--vary", "injection.high=2"], "--injection.high"),
         (["--preset", "tau", "--seeds", "none"], "--seeds none"),

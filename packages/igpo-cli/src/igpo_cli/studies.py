@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 
 from igpo_cli import config
 from igpo_cli.config import Source
-from igpo_cli.errors import UsageError
+from igpo_cli.errors import UsageError, close
 
 Scale = Literal["small", "paper"]
 PRESETS = {"small": "tiny", "paper": "paper-llada"}
@@ -163,6 +163,12 @@ def find(word: str | None, scale: Scale, *, file: bool) -> Study:
     if word in shipped():
         study = read(str(word), scale)
         return evolve(study, preset=None, under=(), start=None) if file else study
+    if word is not None and word not in (known := config.presets()):
+        meant = close(word, [*shipped(), *known])
+        hint = f"Did you mean '{meant}'? " if meant else ""
+        raise UsageError(
+            f"no study or preset named '{word}'. {hint}Studies: {', '.join(shipped())}. Presets: {', '.join(known)}."
+        )
     return Study(name="ablation", preset=word or (None if file else "tiny"))
 
 
