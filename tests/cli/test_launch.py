@@ -296,3 +296,30 @@ def test_a_file_for_a_cpu_starts_its_processes(tmp_path):
     assert run(words(tmp_path, "one")) == 0
     assert two.wait() == 0, two.stderr.read()
     same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_launcher_that_starts_processes_anew_goes_on_with_the_jobs_own_run(tmp_path):
+    """The name is numbered, so a second run would get a folder of its own."""
+    argv = words(tmp_path, "any", "--save-every", "1")
+    argv.remove("--name")
+    argv.remove("any")
+    job = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1"]
+        + ["-m", "igpo_cli", *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "tiny-1"
+    while not (folder / "checkpoints" / "igpo-1").exists():
+        time.sleep(0.05)
+        assert job.poll() is None
+    next(each for each in psutil.Process(job.pid).children() if each.environ()["RANK"] == "1").kill()
+    _, err = job.communicate()
+    assert job.returncode == 0, err
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny-1"]
+    assert "continues after igpo-" in (folder / "log.txt").read_text()
+    assert run(words(tmp_path, "one", "--save-every", "1")) == 0
+    same_run(tmp_path / "one", folder)

@@ -202,10 +202,23 @@ def join(device: str) -> PartialState:
         warnings.filterwarnings("ignore")  # the first process has the same ones
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":
         _die_with_parent()
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, **(_meeting_place() if restarted() else {}))
     if asked is not None and int(asked) != state.num_processes:
         raise UsageError(f"{asked} processes were asked for, but there are {state.num_processes}.")
     return state
+
+
+def _meeting_place() -> dict[str, Any]:
+    """A store of this attempt alone. torch keeps one for all attempts of a job, and there a process may find the address of
+    one that is dead."""
+    host, port, attempt = (os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
+    distributed: Any = torch.distributed
+    store = distributed.TCPStore(host, int(port), is_master=False)
+    return {
+        "store": distributed.PrefixStore(f"attempt {attempt}", store),
+        "rank": rank(),
+        "world_size": ranks(),
+    }
 
 
 def _die_with_parent() -> None:
