@@ -306,8 +306,10 @@ def test_a_launcher_that_starts_processes_anew_goes_on_with_the_jobs_own_run(tmp
     argv.remove("--name")
     argv.remove("any")
     job = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1"]
-        + ["-m", "igpo_cli", *argv],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *("--max-restarts", "1", "-m", "igpo_cli", *argv),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
