@@ -39,6 +39,8 @@ LATER = {
     *("trackers", "eval", "play_rows", "best", "grace"),
 }
 """Top-level keys that nothing depends on before reinforcement learning; so do IGPO's own and most kinds of plug-in."""
+HARMLESS = ("trackers", "play_rows", "keep", "best", "grace", "save_every", "rollouts_every")
+"""Options in which runs of one study may differ: they change no result."""
 BEFORE = ("model", "task")
 """The kinds that SFT has to do with."""
 
@@ -139,13 +141,12 @@ def state(job: Job, folder: Path) -> str:
     if runs.last_step(run) is None and not runs.is_running(run):
         return "new"
     path = folder / "plans" / f"{job.name}.toml"
-    known = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    wanted = tomllib.loads(tomli_w.dumps(job.values))
-    if known != wanted:
-        old, new = flatten(known), flatten(wanted)
-        key = next(key for key in (*new, *old) if old.get(key) != new.get(key))
+    old = flatten(tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    new = flatten(tomllib.loads(tomli_w.dumps(job.values)))
+    # An option that only one of them has is of another version, or of another plug-in, whose name differs.
+    if key := next((key for key in new if key in old and key not in HARMLESS and old[key] != new[key]), None):
         raise UsageError(
-            f"{run} was made with {key} = {old.get(key)}, and not {new.get(key)}. Choose another --name for this study."
+            f"{run} was made with {key} = {old[key]}, and not {new[key]}. Choose another --name for this study."
         )
     return history.read(run).state
 
