@@ -316,6 +316,26 @@ def test_any_success_quiets_the_alarm(sign):
     assert alarm.hear({"correct/mean": 0.0}) is not None
 
 
+def test_what_a_block_causal_model_cannot_see_is_said():
+    from attrs import evolve
+
+    from igpo_cli.assemble import unseen
+    from igpo_cli.config import resolve
+    from igpo_cli.plugins import Catalogue
+
+    loaded = Tiny(width=32, layers=1, heads=2)(vocabulary=Lists().vocabulary(), seed=0)
+    catalogue = Catalogue.installed()
+
+    def said(**flags):
+        return unseen(resolve("tiny", None, flags, catalogue), evolve(loaded, block=4))
+
+    assert unseen(resolve("tiny", None, {}, catalogue), loaded) == []
+    assert [text.split("(")[0].split(",")[0] for text in said()] == ["the model sees no block behind its own "] * 2
+    assert "estimator RandomMask masks earlier blocks" in said()[0]
+    assert "hints help the blocks that they stand in" in said()[1]
+    assert said(estimator="trajectory", injection="none") == []
+
+
 # Problems that nobody here wrote ---------------------------------------------------------------------------------------
 
 FOREIGN = [

@@ -14,7 +14,7 @@ from igpo_cli.launch import ranks
 from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
 from igpo_cli.tasks import task_name, tasks_of
-from igpo_rl import IGPO, NoInjection, Resample
+from igpo_rl import IGPO, LeftToRight, NoInjection, Resample, Trajectory
 from igpo_rl.memory import Room
 from igpo_sampling import Loaded
 
@@ -100,6 +100,25 @@ def shows_hints(config: Config) -> bool:
     """Whether the injection shows parts of worked solutions."""
     shown = not isinstance(config.plugin("injection"), (NoInjection, Resample))
     return shown and bool(config.igpo["hints_from"] == "trace")
+
+
+def unseen(config: Config, loaded: Loaded) -> list[str]:
+    """What a block-causal model cannot see, though the configuration counts on it."""
+    if loaded.block is None:
+        return []
+    found = []
+    if not isinstance(estimator := config.plugin("estimator"), (LeftToRight, Trajectory)):
+        found.append(
+            f"the model sees no block behind its own (blocks of {loaded.block}), but estimator "
+            f"{type(estimator).__name__} masks earlier blocks where it scores later ones: its scores are not those of what "
+            "the model writes. --estimator trajectory replays that"
+        )
+    if shows_hints(config):
+        found.append(
+            f"the model sees no block behind its own (blocks of {loaded.block}): hints help the blocks that they stand in, "
+            "and later ones, only"
+        )
+    return found
 
 
 def require_hints(config: Config, problems: ProblemSet) -> None:

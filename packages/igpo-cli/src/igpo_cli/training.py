@@ -26,6 +26,7 @@ from igpo_cli.assemble import (
     problem_set,
     require_hints,
     shows_hints,
+    unseen,
 )
 from igpo_cli.errors import RunError, StopError, UsageError
 from igpo_cli.evaluate import evaluate
@@ -204,6 +205,8 @@ class Training:
                 f"{blind} of {len(problems.problems)} tasks are used without hints: no trace, or its answer is not located "
                 "(igpo data stats)"
             )
+        for warning in unseen(config, loaded) if problems is not None else ():
+            tracker.message(f"warning: {warning}")
         if again is not None:
             tracker.cut(*again.point)
             tracker.message(str(again))
