@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV
 TORCH := $(if $(UV_FIND_LINKS),torch==2.13.0)
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo evidence evidence-gpu test test-all lint bench drill dist constraints clean
+.PHONY: setup demo evidence evidence-gpu test test-all lint bench drill docs dist constraints clean
 
 setup: .venv/ready
 
@@ -69,10 +69,15 @@ drill: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+# The variable silences an advertisement of the theme.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: setup
+	$(BIN)/mkdocs build --quiet --strict
+
 dist: setup
 	rm -rf dist
 	$(BIN)/uv build --quiet --all-packages --out-dir dist
-	ls -1 dist
+	$(BIN)/twine check --strict dist/*
 
 # Versions that are known to work together, on every platform, without a word about where they were found. torch and
 # what it brings for graphics cards is the machine's own choice.
@@ -84,4 +89,4 @@ constraints: .venv/bin/uv
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv dist site

@@ -276,6 +276,7 @@ class SPG(RatioFree):
 
 
 def weighted(advantage: Tensor, negative: float) -> Tensor:
+    """The advantage, times `negative` where it is below 0; same shape."""
     return advantage * torch.ones_like(advantage).where(advantage >= 0, negative)
 
 
