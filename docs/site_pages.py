@@ -97,14 +97,16 @@ def overview(package: str) -> str:
         f"| [`{name}`][{home}] | {first_line(*home.rpartition('.')[::2])} |" for name, home in exported(package).items()
     ]
     inside = [f"| [`{name}`][{name}] | {module_line(name)} |" for name in others]
-    return "\n".join(
-        [f"# {first}", *(["", "| name | what |", "|---|---|", *offered] if offered else [])]
-        + ["", "## Modules", "", "| module | why |", "|---|---|", *inside, ""]
-    )
+    names = ["", "| name | what |", "|---|---|", *offered] if offered else []
+    return "\n".join([f"# {first}", *names, "", "## Modules", "", "| module | why |", "|---|---|", *inside, ""])
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the API reference into the navigation."""
+    """Put the API reference into the navigation, and what mkdocs.yml does not place before it."""
+    placed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    found = (path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))
+    if others := [page for page in found if f": {page}\n" not in placed]:
+        config.nav.append({"More": others})
     reference: list[Any] = []
     for package in PACKAGES:
         first, *others = modules(package)
@@ -126,7 +128,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Bring a page's links and fences into the form of the site."""
     here = page.file.src_uri
     source = ELSEWHERE.get(here, f"docs/{here}")
