@@ -72,7 +72,7 @@ bench: setup
 # The variable silences an advertisement of the theme.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: setup
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 dist: setup
 	rm -rf dist

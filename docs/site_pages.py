@@ -87,6 +87,8 @@ HOMES = {name: home for package in PACKAGES for name, home in exported(package).
 def canonical(name: str) -> str:
     """The name under which the reference knows `igpo_rl.IGPO.collect`: that of its module."""
     first = ".".join(name.split(".")[:2])
+    if path_of(first).exists() and name != first:
+        return name
     return HOMES.get(first, first) + name.removeprefix(first)
 
 
