@@ -1,0 +1,213 @@
+"""A whole IGPO step, half of its groups stuck, against a straightforward GRPO step as published.
+
+The published one takes one prompt at a time: a rollout that reads every position over the whole vocabulary in float64,
+one more for the group if it is stuck, with hints in all of its rows; then, for each of mu updates, logits of the whole
+canvas from the policy, from the old policy and from the reference. Ours is `IGPO.collect` and `IGPO.learn` as a run
+calls them, with all prompts in one batch. Both sides share one model, clip and step AdamW. Who is right is drawn, alike
+on both sides, so verification costs nothing here (it has a table of its own); in one process nobody waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import rollout
+from benchmarks.harness import Row, row
+from igpo_rl import GRPO, IGPO, MeanField, Problem, RandomLength, Rollouts, TopEntropy, UniformChunks
+from igpo_sampling import Canvas, LLaDASampler
+from igpo_sampling.models.llada_network import LLaDAForDiffusion
+
+NAME = "A whole step"
+GROUP, PROMPT, WIDTH, UPDATES, BETA = 4, 64, 128, 4, 0.01
+PHASES = ("rollout", "inpaint", "old and reference", "update")
+
+
+def tasks(count: int, vocabulary: int) -> list[Problem]:
+    """Random prompts with a random solution of the whole completion."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(size: int) -> Tensor:
+        return torch.randint(vocabulary - 1, (size,), generator=generator)
+
+    every = torch.ones(WIDTH, dtype=torch.bool)
+    return [Problem(key=str(at), prompt=draw(PROMPT), trace=draw(WIDTH), hintable=every) for at in range(count)]
+
+
+def right(problem: Problem, rows: int, *, hinted: bool) -> Tensor:
+    """Every second problem is stuck without hints; else every second row is right."""
+    stuck = int(problem.key) % 2 == 0 and not hinted
+    return (torch.arange(rows) % 2 == 0) & (not stuck)
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(PHASES, 0.0)
+
+    def run(self, phase: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*inputs)
+        self.spent[phase] += time.perf_counter() - start
+        return result
+
+
+def optimizer_of(model: LLaDAForDiffusion) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.0)  # all the work of a step, and the same weights ever after
+
+
+def descend(model: LLaDAForDiffusion, optimizer: torch.optim.Optimizer) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def ours(model: LLaDAForDiffusion, problems: Sequence[Problem], steps: int) -> dict[str, float]:
+    """One step -> seconds by phase."""
+    mask_id, clock = model.config.vocab_size - 1, Clock()
+    sampler = LLaDASampler(steps=steps, block=rollout.BLOCK, temperature=1.2)
+
+    @torch.no_grad()
+    def play(asked: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
+        canvas = Canvas.blank([problem.prompt for problem in asked], WIDTH, mask_id=mask_id, pad_id=0)
+        canvas = canvas if overlay is None else canvas.inpaint(overlay)
+        sample = clock.run(
+            "rollout" if overlay is None else "inpaint",
+            partial(sampler, mask_id=mask_id, eos_id=0),
+            model,
+            canvas,
+            seeds,
+        )
+        correct = [right(problem, GROUP, hinted=overlay is not None) for problem in asked[::GROUP]]
+        flags = torch.cat(correct) if correct else torch.zeros(0, dtype=torch.bool)
+        return Rollouts(
+            prompt=canvas.tokens[:, :PROMPT],
+            prompt_valid=canvas.attention[:, :PROMPT],
+            completion=sample.completion,
+            given=canvas.given[:, PROMPT:],
+            valid=torch.ones_like(sample.completion, dtype=torch.bool),
+            order=sample.order,
+            confidence=sample.confidence,
+            reward=flags.float(),
+            correct=flags,
+            verifiable=torch.ones_like(flags),
+            group=torch.arange(len(asked)) // GROUP,
+            forwards=sample.forwards,
+        )
+
+    algorithm = IGPO(
+        chunker=RandomLength(low=5, high=10),
+        injection=UniformChunks(),
+        filter=TopEntropy(),
+        estimator=MeanField(),
+        loss=GRPO(beta=BETA),
+        group=GROUP,
+        prompts=len(problems),
+        updates=UPDATES,
+    )
+    optimizer, fixed = optimizer_of(model), 0.0
+
+    def timed(*inputs: Any, **named: Any) -> Any:
+        nonlocal fixed
+        start = time.perf_counter()
+        result = model(*inputs, **named)
+        fixed += 0.0 if torch.is_grad_enabled() else time.perf_counter() - start
+        return result
+
+    batch = algorithm.collect(play, iter(problems), progress=0.0, step=0)
+    start = time.perf_counter()
+    for part in algorithm.learn(timed, timed, batch, 0, mask_id=mask_id):
+        part.value.backward()
+        if part.last:
+            descend(model, optimizer)
+    clock.spent["old and reference"] = fixed
+    clock.spent["update"] = time.perf_counter() - start - fixed
+    return clock.spent
+
+
+def published(model: LLaDAForDiffusion, problems: Sequence[Problem], steps: int) -> dict[str, float]:
+    """One step -> seconds by phase."""
+    mask_id, clock = model.config.vocab_size - 1, Clock()
+    optimizer = optimizer_of(model)
+    generator = torch.Generator().manual_seed(4)
+    batches: list[tuple[Tensor, Tensor, Tensor]] = []
+    for problem in problems:
+        canvas = Canvas.blank([problem.prompt] * GROUP, WIDTH, mask_id=mask_id, pad_id=0)
+        settings = (steps, 1.2, torch.float64)
+        completion = clock.run("rollout", rollout.published, model, canvas, *settings)
+        reward = right(problem, GROUP, hinted=False).float()
+        if not reward.any():
+            shown = torch.rand(GROUP, WIDTH, generator=generator) < 0.4
+            canvas = canvas.inpaint(problem.trace.expand(GROUP, -1).where(shown, -1))
+            inpainted = clock.run("inpaint", rollout.published, model, canvas, *settings)
+            good = right(problem, GROUP, hinted=True)
+            places = torch.arange(GROUP - int(good.sum()), GROUP)
+            completion[places], reward[places] = inpainted[good], 1.0
+        batches.append((problem.prompt.expand(GROUP, -1), completion, reward - reward.mean()))
+    for _ in range(UPDATES):
+        for prompt, completion, advantage in batches:
+            inputs = (model, prompt, completion, mask_id)
+            old = clock.run("old and reference", scored, *inputs)
+            reference = clock.run("old and reference", scored, *inputs)
+            clock.run("update", learn, *inputs, advantage, old, reference)
+        clock.run("update", descend, model, optimizer)
+    return clock.spent
+
+
+def logits_of(model: LLaDAForDiffusion, prompt: Tensor, completion: Tensor, mask_id: int) -> Tensor:
+    noised = torch.cat([prompt, torch.full_like(completion, mask_id)], 1)
+    logits = model(noised, torch.ones_like(noised, dtype=torch.bool), torch.arange(noised.numel()))
+    return logits.view(*noised.shape, -1)[:, PROMPT:]
+
+
+@torch.no_grad()
+def scored(model: LLaDAForDiffusion, prompt: Tensor, completion: Tensor, mask_id: int) -> Tensor:
+    logits = logits_of(model, prompt, completion, mask_id)
+    return -torch.nn.functional.cross_entropy(logits.flatten(0, 1), completion.flatten(), reduction="none")
+
+
+def learn(
+    model: LLaDAForDiffusion,
+    prompt: Tensor,
+    completion: Tensor,
+    mask_id: int,
+    advantage: Tensor,
+    old: Tensor,
+    reference: Tensor,
+) -> None:
+    """The clipped objective with its entropy filter's entropies, over the logits of all positions."""
+    logits = logits_of(model, prompt, completion, mask_id)
+    logp = -torch.nn.functional.cross_entropy(logits.flatten(0, 1), completion.flatten(), reduction="none")
+    with torch.no_grad():
+        chance = logits.softmax(-1)
+        kept = -(chance * (chance + 1e-8).log()).sum(-1).flatten() >= 0
+    ratio = (logp - old).exp()
+    gain = advantage[:, None].expand_as(completion).flatten()
+    clipped = torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
+    away = reference - logp
+    (-((clipped - BETA * (away.exp() - away - 1)) * kept).mean()).backward()
+
+
+def compared(vocabulary: int, width: int, layers: int, prompts: int, steps: int, repeats: int) -> Iterator[Row]:
+    """The step as a whole, and its phases."""
+    model = rollout.network(vocabulary, width, layers)
+    problems = tasks(prompts, vocabulary)
+    ours(model, problems, steps)
+    pairs = [(ours(model, problems, steps), published(model, problems, steps)) for _ in range(repeats)]
+    parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
+    case = f"V {vocabulary:,}, {parameters:.0f} M parameters"
+    note = f"{prompts} prompts of {GROUP} rows, {steps} steps, mu = {UPDATES}"
+    yield row(f"{case}: a step", [(sum(one.values()), sum(other.values())) for one, other in pairs], note=note)
+    for phase in PHASES:
+        yield row(f"{case}: {phase}", [(one[phase], other[phase]) for one, other in pairs])
+
+
+def run(quick: bool) -> list[Row]:
+    sizes = [(1_000, 64, 2, 2, 4, 1)] if quick else [(126_464, 256, 4, 2, 8, 2), (32_000, 768, 12, 2, 8, 2)]
+    return [found for size in sizes for found in compared(*size)]
