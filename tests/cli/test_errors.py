@@ -95,7 +95,7 @@ def test_message_8_out_of_memory() -> None:
             "error: no preset named 'tinny'. Did you mean 'tiny'? There are: gsm8k, llada-8b-full-2x8x80gb, llada-8b-full-8x80gb, llada-8b-lora-1x80gb, paper-llada, tiny (igpo config presets)",
         ),
         (["train", "nowhere.toml"], "error: there is no file 'nowhere.toml'"),
-        (["config", "check", "runs"], "error: 'runs' is no TOML file; its name must end in .toml"),
+        (["config", "check", "runs"], "error: there is no file or run 'runs'; the name of a file must end in .toml."),
         (["train", "a.toml", "b.toml"], "error: there is no file 'a.toml'"),
         (
             ["config", "show", "--plugin", "nowhere.py"],

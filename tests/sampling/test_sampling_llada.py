@@ -313,7 +313,7 @@ def test_a_missing_shard_is_named(folder):
 
 def test_a_name_that_is_no_directory_is_looked_up_and_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="neither a directory nor a model that can be downloaded"):
+    with pytest.raises(ValueError, match="does not exist, seen from"):
         LLaDA(path=str(tmp_path / "nothing"))()
-    with pytest.raises(ValueError, match="neither a directory nor a model that can be downloaded"):
+    with pytest.raises(ValueError, match="the hub cannot be reached to look for a model of that name"):
         LLaDA(path="nobody/nothing")()

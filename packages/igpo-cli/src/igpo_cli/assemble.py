@@ -31,11 +31,27 @@ def device_of(config: Config) -> str:
     device = config.run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    require_device(device)
     if ranks() > 1 and ":" in device:
         raise UsageError(
             f"--device {device}, but there are {ranks()} processes, which take one each. Use --device cuda."
         )
     return f"cuda:{os.environ['LOCAL_RANK']}" if ranks() > 1 and device == "cuda" else device
+
+
+def require_device(device: str) -> None:
+    """UsageError where torch does not know the device or has none of that number."""
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"no device named '{device}'. Use auto, cpu, cuda or cuda:N.") from error
+    if kind.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UsageError(f"--device {device}, but torch sees no GPU here. Use --device cpu, or look at: igpo doctor.")
+    if (kind.index or 0) >= count:
+        raise UsageError(f"--device {device}, but there are {count} GPUs: cuda:0 to cuda:{count - 1}.")
 
 
 def load_model(config: Config, path: str | None = None, device: str | None = None) -> Loaded:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias, get_origin
@@ -292,6 +293,20 @@ class Draft:
         tables = [self._lay(path, layers, KINDS[option.kind]) for layers in inner]
         return tables if many else tables[0]
 
+    def _holding(self, key: str) -> list[str]:
+        """Paths of the tables of this run that have an option of that very name."""
+        found = []
+        for name in SHARED:
+            chosen = next(
+                (str(layer.values["name"]) for layer in reversed(self._within(name)) if "name" in layer.values),
+                KINDS[name].default if name in KINDS else None,
+            )
+            known = options(section(name)) if name not in KINDS else {}
+            with suppress(UsageError):
+                known = options(self.catalogue.load(name, str(chosen))) if name in KINDS and chosen else known
+            found += [f"{name}.{key}"] if key in known else []
+        return found
+
     def _unknown(self, table: Table, key: str, origin: str, value: object, kind: Kind | None) -> UsageError:
         tables = ({"": ("sft", "eval", *SHARED)} | dict.fromkeys(self.scopes, SHARED)).get(table.path, ())
         choices = tables if isinstance(value, Mapping) else [*table.options, *tables]
@@ -302,7 +317,9 @@ class Draft:
             )
         where = f"igpo plugins show {kind.name} {table.name}" if kind else "igpo config show"
         if origin == FLAG:
-            hint = f"; did you mean {flag(_join(table.path, meant))}?" if meant else ""
+            inner = [] if table.path else self._holding(key)
+            paths = inner or [_join(table.path, meant)] * bool(meant)
+            hint = f"; did you mean {' or '.join(map(flag, paths))}?" if paths else ""
             return UsageError(f"no option {flag(_join(table.path, key))}{hint} ({where})")
         if isinstance(value, Mapping):
             hint = f"; did you mean [{_join(table.path, meant)}]?" if meant else ""

@@ -6,6 +6,7 @@ escapes is a bug, and says so.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -13,6 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+REMEDIES = {
+    errno.ENOSPC: ". Make room, or write to another disk (--folder, --out).",
+    errno.EDQUOT: ". Make room, or write to another disk (--folder, --out).",
+    errno.EACCES: ". Choose a place that you may use (--folder, --out), or mend its permissions.",
+    errno.EROFS: ". Choose a place that can be written (--folder, --out).",
+}
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -101,7 +108,9 @@ def report(error: BaseException, verbose: bool) -> int:
         case ValueError():
             message, code = f"{owner}: {error}" if owner else str(error), FAILED
         case OSError(filename=name, strerror=reason) if reason:
-            message, code = f"{name}: {reason}" if name else reason, FAILED
+            message, code = f"{f'{name}: ' if name else ''}{reason}{REMEDIES.get(error.errno or 0, '')}", FAILED
+        case ModuleNotFoundError(name=str(name)) if not owner and not name.startswith("igpo"):
+            message, code = f"this needs the package '{name}', which is not installed. pip install {name}", FAILED
         case Exception() if hasattr(error, "format_message"):  # Typer's own, whose classes it keeps private
             message, code = str(error.format_message()), USAGE
         case _ if owner:

@@ -119,7 +119,7 @@ def config_command(
             from igpo_cli.config import resolve
 
             if config_file and config_file.suffix != ".toml":
-                raise errors.UsageError(f"'{config_file}' is no TOML file; its name must end in .toml")
+                raise errors.UsageError(no_file(config_file))
             given = {
                 flags[key].path: flags[key].value(it) for key, it in values.items() if key in flags and it is not None
             }
@@ -138,6 +138,17 @@ def config_command(
         return function
 
     return declare
+
+
+def no_file(word: Path) -> str:
+    """What to say about an argument that is neither a run nor a TOML file."""
+    from igpo_cli.history import runs_in
+
+    meant = errors.close(word.name, known := [folder.name for folder in runs_in(Path("runs"))])
+    if word.exists():
+        return f"'{word}' is neither a run nor a TOML file, whose name ends in .toml"
+    hint = f" Did you mean '{meant}'?" if meant else " igpo runs list shows the runs." if known else ""
+    return f"there is no file or run '{word}'; the name of a file must end in .toml.{hint}"
 
 
 def own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:

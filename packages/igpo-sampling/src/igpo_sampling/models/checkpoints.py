@@ -103,15 +103,36 @@ class Checkpoint:
 
 
 def open_directory(path: str) -> Path:
-    """The directory, or the model of that name on the Hugging Face hub, downloaded once."""
+    """The directory, or the model of that name on the Hugging Face hub, downloaded once; ValueError where there is none."""
     if Path(path).is_dir():
         return Path(path)
+    if Path(path).exists():
+        raise ValueError(f"model path '{path}' is a file. Point --model.path at the folder that holds it.")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+        raise ValueError(
+            f"model path '{path}' does not exist, seen from {Path.cwd()}. "
+            "Give a saved model's folder, or a name on the Hugging Face hub, USER/NAME."
+        )
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(path, allow_patterns=["*.safetensors", *(f"*{ending}" for ending in KEPT)]))
+    except GatedRepoError as error:
+        raise ValueError(
+            f"model '{path}' is gated. Accept its terms at its page on the hub, then log in with: hf auth login."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder '{path}' here and no such model on the hub, or it is private (hf auth login)."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder '{path}' here, and the hub cannot be reached to look for a model of that name."
+        ) from error
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is neither a directory nor a model that can be downloaded ({error}).") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model '{path}' cannot be downloaded ({reason}).") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
