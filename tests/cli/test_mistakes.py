@@ -102,7 +102,7 @@ MISTAKES = {
     "GPU that is not there": (["train", "--device", "cuda:7"], "--device cuda:7, but t"),
     "no such device": (["train", "--device", "tpu0"], "no device named 'tpu0'. Use auto, cpu, cuda or cuda:N."),
     "misspelt tracker": (["train", "--trackers", "wandbb"], "no tracker named 'wandbb'. Did you mean 'wandb'?"),
-    "missing tracker": (["train", "--trackers", "clearml"], "tracker 'clearml' is not installed. pip install clearml"),
+    "missing tracker": (["train", "--trackers", "clearml"], "--trackers clearml needs a package that is not installed. pip install clearml"),
     # plug-ins and data
     "syntax error": (["train", "--plugin", "syntax.py"], "'syntax.py' did not load (SyntaxError: invalid syntax (syntax.py, l"),
     "failing import": (["train", "--plugin", "imports.py"], "did not load (ModuleNotFoundError: No module named 'nothing_l"),
