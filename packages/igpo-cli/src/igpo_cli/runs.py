@@ -35,6 +35,17 @@ def last_step(folder: Path) -> int | None:
     return steps[-1] if steps else None
 
 
+def require_place(folder: Path) -> None:
+    """UsageError unless the folder, or the nearest one above it that exists, can be written to."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"--folder {folder}: {place.name} is a file. Choose another folder for the runs.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"--folder {folder} cannot be made: {place} is not yours to write to. Choose another one.")
+
+
 def claim(parent: Path, name: str, *, explicit: bool) -> Path:
     """A new, empty run directory: `parent/name` if the name was chosen, else the first free `parent/name-N`."""
     if explicit:

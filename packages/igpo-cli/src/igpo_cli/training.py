@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader as lazy
 from attrs import define, evolve, field
 
-from igpo_cli import errors, launch, preflight, runs
+from igpo_cli import errors, launch, runs
 from igpo_cli.assemble import (
     algorithm_of,
     device_of,
@@ -71,7 +71,7 @@ def run(config: Config, *, resume: Path | None = None) -> Path:
     if again is not None and again.finished(config):
         errors.note(f"{folder} is finished: its model is in {again.folder / 'model'}. More --steps would go on.")
         return again.folder
-    preflight.require(config)
+    runs.require_place(Path(config.run.folder))
     # Whole weights may not fit on a device that is to hold a part of them.
     loaded = load_model(config, again.model() if again is not None else None, device="cpu" if sharded() else None)
     try:

@@ -6,7 +6,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -95,10 +96,10 @@ def register(app: App) -> None:
             with configuring():
                 list_runs(planned, folder, list(values), as_json)
             return
-        signal.signal(signal.SIGTERM, _interrupt)
         launching = ["--processes", str(processes)] if processes else []
         launching += ["--accelerate", str(accelerate)] if accelerate else []
-        failed = ablation.work(planned, folder, jobs, said(planned), launching)
+        with interrupted_by_term():
+            failed = ablation.work(planned, folder, jobs, said(planned), launching)
         arguments = ["igpo", *sys.argv[1:]]
         found = ablation.write(study, planned, folder, arguments)
         if as_json:
@@ -113,8 +114,18 @@ def register(app: App) -> None:
             )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise KeyboardInterrupt
+@contextmanager
+def interrupted_by_term() -> Iterator[None]:
+    """SIGTERM ends the runs that are going on as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def folder_of(configs: Mapping[str, Config], study: Study, scale: str) -> Path:
