@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from igpo_cli.main import COMMANDS, run
+from igpo_cli.main import COMMANDS, build, run
 
 CPU = "import resource; used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime)"
 HEAVY = ("torch.nn", "transformers", "datasets", "accelerate", "numpy", "sympy", "matplotlib")
@@ -39,6 +41,13 @@ def test_no_heavy_import(argv: list[str]) -> None:
     print(f"igpo {' '.join(argv)}: {seconds:.2f} s of CPU")
     assert exit_code == 0
     assert modules == []
+
+
+@pytest.mark.parametrize("wrong", [["--group", "1"], ["--split", "trian"]], ids=" ".join)
+def test_what_cannot_train_is_refused_before_anything_slow(wrong: list[str]) -> None:
+    exit_code, seconds, modules = in_a_process(["train", *wrong])
+    print(f"igpo train {' '.join(wrong)}: {seconds:.2f} s of CPU")
+    assert (exit_code, modules) == (2, [])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -156,3 +165,29 @@ def test_colours_are_for_terminals_that_want_them(argv: list[str]) -> None:
     if argv[0] == "train":
         assert colour.search(page)
     assert not colour.search(on_a_terminal(argv, NO_COLOR="1"))
+
+
+def commands() -> dict[str, Any]:
+    """Every command as Typer built it, by its words."""
+    found = {}
+    for name in COMMANDS:
+        command = typer.main.get_command(build([name])).commands[name]  # type: ignore[attr-defined]
+        found |= {f"{name} {word}": each for word, each in getattr(command, "commands", {"": command}).items()}
+    return {words.strip(): command for words, command in found.items()}
+
+
+def test_no_word_of_help_is_taken_for_markup() -> None:
+    told = {
+        words: [command.help, *(each.help or "" for each in command.params)] for words, command in commands().items()
+    }
+    assert len(told) > 20
+    for words, texts in told.items():
+        for text in texts:
+            assert not re.findall(r"(?<!\\)\[(?!/?dim\])[^]]*\]", text), f"{words}: {text}"
+
+
+@pytest.mark.parametrize("argv", [["push"], ["data", "check"], ["data"], ["train"], []], ids=" ".join)
+def test_no_type_stands_behind_a_switch(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, *argv, "--help")
+    assert re.search(r"--help +Show", page)
+    assert "bool" not in page

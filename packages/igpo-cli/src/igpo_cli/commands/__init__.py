@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 from attrs import NOTHING, define, evolve, field, frozen
+from typer.core import TyperCommand, TyperGroup
 
 from igpo_cli import errors
 from igpo_cli.completion import Offer, among, plugin_names, preset_names, run_names_and_files
@@ -31,7 +32,39 @@ EPILOG = (
 )
 
 
-class App(typer.Typer):
+class Command(TyperCommand):
+    """A command in whose help no type stands behind a switch, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return plain_switches(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The same of a group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return plain_switches(super().get_params(ctx))
+
+
+def plain_switches(parameters: list[Any]) -> list[Any]:
+    """The parameters; a switch that names no value of its own has an empty one."""
+    for each in parameters:
+        if getattr(each, "is_flag", False) and each.metavar is None:
+            each.metavar = ""
+    return parameters
+
+
+class Commands(typer.Typer):
+    """A Typer with commands of this kind."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Group, rich_markup_mode="rich", **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        return super().command(name, **{"cls": Command, **options})
+
+
+class App(Commands):
     """The igpo command for one argv."""
 
     def __init__(self, argv: Sequence[str], rest: Sequence[str] = ()) -> None:
@@ -40,7 +73,6 @@ class App(typer.Typer):
             help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
             add_completion=True,
             pretty_exceptions_enable=False,
-            rich_markup_mode="rich",
         )
         self.argv = argv
         self.rest = list(rest)
@@ -60,7 +92,7 @@ class App(typer.Typer):
     def group(self, name: str, summary: str) -> typer.Typer:
         """The group of commands `igpo NAME ...`, made once."""
         if name not in self._groups:
-            self._groups[name] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+            self._groups[name] = Commands(no_args_is_help=True)
             self.add_typer(self._groups[name], name=name, help=summary)
         return self._groups[name]
 

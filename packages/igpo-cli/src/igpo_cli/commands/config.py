@@ -34,7 +34,9 @@ def register(app: App) -> None:
     def check(config: Config) -> None:
         """Check every value and load every plug-in, but start nothing."""
         from igpo_cli.plugins import KINDS
+        from igpo_cli.precheck import require_trainable
 
+        require_trainable(config)
         for note in config.notes:
             errors.warn(note)
         print("ok:", ", ".join(f"{kind} {config.values[kind]['name']}" for kind in KINDS if kind in config.values))

@@ -28,7 +28,7 @@ def register(app: App) -> None:
         config: Config,
         *,
         against: Annotated[
-            str, typer.Option(metavar="SPLIT", help="Split of the same task, where there is no [eval.NAME].")
+            str, typer.Option(metavar="SPLIT", help="Split of the same task, where no evaluation is configured.")
         ] = "test",
         words: Annotated[int, typer.Option(min=1, help="Words of a run that counts as common.")] = 13,
         share: Annotated[
@@ -37,7 +37,7 @@ def register(app: App) -> None:
         traces: Annotated[bool, typer.Option(help="Look into the worked solutions that are trained on too.")] = True,
         as_json: Annotated[bool, typer.Option("--json", help="One object, by evaluation.")] = False,
     ) -> None:
-        """Look for the problems of every evaluation ([eval.NAME], or the test split) in what is trained on."""
+        """Look for the problems of every evaluation, or of the test split, in what is trained on."""
         from igpo_cli.tasks import task_name, tasks_of
         from igpo_data.overlap import Contamination
 

@@ -38,7 +38,7 @@ def register(app: App) -> None:
         suite: Annotated[  # noqa: ARG001 read by config_command
             str | None,
             typer.Option(
-                metavar="NAME", help="These evaluations instead: paper, or a TOML file with [eval.NAME] tables."
+                metavar="NAME", help="These evaluations instead: paper, or a TOML file with \\[eval.NAME] tables."
             ),
         ] = None,
         only: Annotated[list[str], typer.Option(metavar="NAME", help="Only this evaluation; may be repeated.")] = [],  # noqa: B006
@@ -58,7 +58,7 @@ def register(app: App) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="One object, by evaluation.")] = False,
     ) -> None:
         """Evaluate a model or a run (igpo eval runs/NAME) on its evaluations or a suite; compare several."""
-        from igpo_cli.assemble import device_of
+        from igpo_cli.precheck import require_splits
 
         names = list(dict.fromkeys(only)) or list(config.evals())
         if not names:
@@ -68,6 +68,9 @@ def register(app: App) -> None:
             )
         for name in names:
             config.evaluation(name)
+        require_splits(config, [f"eval.{name}" for name in names])
+        from igpo_cli.assemble import device_of
+
         if (code := launch.start(app.argv, processes, None, cpu=config.run.device == "cpu")) is not None:
             raise typer.Exit(code)
         launch.join(device_of(config))

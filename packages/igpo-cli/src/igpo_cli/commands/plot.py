@@ -45,7 +45,7 @@ def register(app: App) -> None:
         out: Annotated[
             Path | None, typer.Option(metavar="FILE.svg", help="Write the charts here instead of showing them.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="A list of curves, each [step, value] a point.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="A list of curves, each point \\[step, value].")] = False,
     ) -> None:
         """Plot metrics of one or several runs over their steps."""
         from igpo_cli.history import find

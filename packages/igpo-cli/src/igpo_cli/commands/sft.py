@@ -19,8 +19,12 @@ def register(app: App) -> None:
     @config_command(app, "sft")
     def sft(config: Config, *, processes: Processes = None, accelerate: Accelerate = None) -> None:
         """Fine-tune a model on worked solutions; what `igpo train --steps 0` does."""
+        from igpo_cli.precheck import require_trainable
+
+        config = config.replacing(steps=0)
+        require_trainable(config)
         from igpo_cli.training import run
 
         if (code := start(app.argv, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
             raise typer.Exit(code)
-        run(config.replacing(steps=0))
+        run(config)

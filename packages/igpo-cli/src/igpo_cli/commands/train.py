@@ -30,12 +30,15 @@ def register(app: App) -> None:
         accelerate: Accelerate = None,
     ) -> None:
         """Train a model: masked-diffusion SFT, then IGPO, as the tables say."""
-        from igpo_cli.training import run
+        from igpo_cli.precheck import require_trainable
 
         if resume is not None and not (resume / "run.toml").is_file():
             raise UsageError(
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
             )
+        require_trainable(config)
+        from igpo_cli.training import run
+
         if (code := start(app.argv, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
             raise typer.Exit(code)
         run(config, resume=resume)

@@ -1,0 +1,42 @@
+"""What is refused before torch is imported, a model loaded or data read, though it would be noticed later as well.
+
+Only what a command will use counts: a run that trains on one split may be evaluated on a task without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from igpo_cli.errors import close
+from igpo_cli.tasks import task_name
+
+if TYPE_CHECKING:
+    from igpo_cli.config import Config
+
+
+def require_trainable(config: Config) -> None:
+    """UsageError where training could not teach anything, or has no problems."""
+    if config.run.steps and config.igpo["group"] == 1:
+        alone = "group = 1 gives no signal: a rollout counts by how far its reward is from its group's mean. Use at least 2."
+        raise config.refuse("", ValueError(alone))
+    if "task" in config.values:
+        phases = {None: config.run.steps, "sft": config.section("sft").steps}
+        used = [scope for scope, steps in phases.items() if steps]
+        require_splits(config, [*used, *(f"eval.{name}" for name in config.evals())])
+
+
+def require_splits(config: Config, scopes: Iterable[str | None]) -> None:
+    """UsageError where a source tells its splits, and the scope's ("sft", "eval.NAME" or None) is none of them."""
+    for scope in scopes:
+        if scope is None:
+            split = config.run.split
+        else:
+            split = (config.section("sft") if scope == "sft" else config.evaluation(scope.removeprefix("eval."))).split
+        known = getattr(config.plugin("task", scope), "splits", None)
+        if known and split not in known:
+            meant = close(split, known)
+            hint = f" Did you mean '{meant}'?" if meant else ""
+            name = task_name(config, scope)
+            text = f"split = {split} is no split of task '{name}', which has {', '.join(known)}.{hint}"
+            raise config.refuse(scope or "", ValueError(text))
