@@ -274,6 +274,20 @@ def test_a_scorer_that_evaluates_is_not_given_the_text(gym: ReasoningGym, tmp_pa
     assert trap.exists()
 
 
+def test_a_problem_from_a_file_runs_nothing_either(gym: ReasoningGym, tmp_path: Path) -> None:
+    """bitwise_arithmetic calculates its problem by eval, and the problem may be a column of a stranger's file."""
+    honest = entry("bitwise_arithmetic")
+    assert gym(f"<answer>{int(honest.answer, 0)}</answer>", honest).correct
+    trap = tmp_path / "executed"
+    for attack in (f"__import__('pathlib').Path('{trap}').touch() or 0", f"[0 for _ in [open('{trap}', 'w')]][0]"):
+        stated = {"source_dataset": "bitwise_arithmetic", "problem": attack}
+        problem = Task(
+            key="t", prompt="", answer="1", meta={"entry": {"question": "", "answer": "0x1", "metadata": stated}}
+        )
+        assert not gym("<answer>0</answer>", problem).correct
+    assert not trap.exists()
+
+
 def test_the_score_can_be_the_reward(gym: ReasoningGym) -> None:
     problem = entry("spiral_matrix")
     listed = f"<answer>{[int(number) for number in problem.answer.split()]}</answer>"

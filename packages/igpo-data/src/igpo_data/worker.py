@@ -104,7 +104,8 @@ def search() -> Job:
 def score() -> Job:
     """A reasoning-gym scorer's score of a text; None where it cannot be trusted with one.
 
-    Several scorers evaluate the text as Python, themselves or through sympy. Here `eval` reads literals only.
+    Several scorers evaluate the text as Python, themselves or through sympy. Here `eval` reads literals only, and
+    calculates where the text is the problem's own: problems may come from a file.
     """
     import ast
     import base64
@@ -115,10 +116,15 @@ def score() -> Job:
     import reasoning_gym
 
     evaluate, own, refused = builtins.eval, set[str](), []
+    sums = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant, ast.List, ast.Load)
 
     def literal(source: Any, *scopes: Any) -> Any:
-        if not scopes and source in own:
-            return evaluate(source)  # The problem, not the model's text.
+        if (
+            not scopes
+            and source in own
+            and all(isinstance(node, sums) for node in ast.walk(ast.parse(source, mode="eval")))
+        ):
+            return evaluate(source)
         if scopes or not isinstance(source, str):
             refused.append(source)
             raise ValueError("not evaluated")
