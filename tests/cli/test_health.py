@@ -122,3 +122,11 @@ def test_a_running_run_is_told_once() -> None:
     told = [watch.hear(step, "igpo", SOUND | {"policy/kl": 2.0, "policy/loss": math.nan}) for step in (1, 2, 3)]
     assert [len(texts) for texts in told] == [1, 0, 0]
     assert watch.hear(4, "igpo", SOUND | {"policy/ratio_max": 1e4})[0].startswith("a likelihood ratio reached 1e+04")
+
+
+def test_a_run_that_goes_on_is_not_told_again() -> None:
+    rows = [{"phase": "igpo", "step": step, **SOUND, "policy/kl": 2.0, "policy/loss": None} for step in (1, 2)]
+    watch = Watch()
+    watch.recall(rows)
+    assert watch.hear(3, "igpo", SOUND | {"policy/kl": 2.0}) == []
+    assert watch.hear(4, "igpo", SOUND | {"policy/ratio_max": 1e4})[0].startswith("a likelihood ratio reached 1e+04")

@@ -126,12 +126,16 @@ def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
 def test_an_error_of_all_processes_is_shown_once_and_its_code_passed_on(tmp_path):
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "file").touch()
-    job = igpo(*words(tmp_path, "held"), "--processes", "2")
+    job, verbose = (igpo(*more, *words(tmp_path, "held"), "--processes", "2") for more in ([], ["-v"]))
     _, err = job.communicate()
     assert job.returncode == 2
-    assert [line for line in err.splitlines() if "error" in line] == [
-        f"error: {tmp_path / 'held'} is not empty. Continue with --resume {tmp_path / 'held'} or choose --name."
-    ]
+    said = f"error: {tmp_path / 'held'} is not empty. Continue with --resume {tmp_path / 'held'} or choose --name."
+    assert [line for line in err.splitlines() if "error" in line] == [said]
+    assert "Traceback" not in err
+    _, err = verbose.communicate()
+    assert verbose.returncode == 2
+    assert err.count("Traceback") == 1
+    assert said in err.splitlines()
 
 
 @pytest.mark.slow
@@ -195,17 +199,6 @@ def test_what_cannot_be_shared_is_refused_before_a_folder_is_made(tmp_path, monk
     monkeypatch.setattr(launch, "ranks", lambda: 3)
     with pytest.raises(UsageError, match=r"prompts = 4 cannot be shared by 3 processes; use a multiple of 3\."):
         launch.require_shares({"[sft] batch": 6, "prompts": 4})
-
-
-def test_shares_are_put_together_in_the_order_in_which_they_were_dealt(monkeypatch):
-    work, shares = list(range(7)), []
-    monkeypatch.setattr(launch, "ranks", lambda: 3)
-    for rank in range(3):
-        monkeypatch.setattr(launch, "rank", lambda rank=rank: rank)
-        shares.append(launch.dealt(work))
-    assert [len(share) for share in shares] == [3, 2, 2]
-    monkeypatch.setattr(launch, "gather", lambda _: shares)
-    assert launch.collected([]) == work
 
 
 def test_a_lost_connection_is_told_from_other_errors():
@@ -296,6 +289,26 @@ def test_a_file_for_a_cpu_starts_its_processes(tmp_path):
     assert run(words(tmp_path, "one")) == 0
     assert two.wait() == 0, two.stderr.read()
     same_run(tmp_path / "one", tmp_path / "two")
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_other_launchers_start_the_same_run(tmp_path):
+    assert run(words(tmp_path, "one")) == 0
+    for name, launcher in LAUNCHERS.items():
+        argv = [sys.executable, "-m", *launcher, "-m", "igpo_cli", *words(tmp_path, name, "--device", "cpu")]
+        launched = subprocess.run(
+            argv, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        )
+        assert launched.returncode == 0, launched.stderr
+        assert launched.stdout.count("model saved to") == 1
+        same_run(tmp_path / "one", tmp_path / name)
 
 
 @pytest.mark.slow

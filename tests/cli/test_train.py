@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from igpo_cli.errors import UsageError
+from igpo_cli.health import Watch
 from igpo_cli.lora import adapt
 from igpo_cli.main import run
 from igpo_cli.settings import LoRA
-from igpo_cli.training import Alarm, Training, recompute_layers
+from igpo_cli.training import Alarm, Training, recall, recompute_layers
 from igpo_data import Lists
 from igpo_sampling import Tiny
 
@@ -307,6 +308,16 @@ def test_the_alarm_speaks_once_after_fifty_steps_without_a_correct_rollout():
         "50 steps without one correct rollout, even with hints (hint share 0.41). "
         "Usual causes: answer format, verifier, L too short (71% never end)."
     )
+
+
+def test_the_alarm_counts_on_where_a_run_goes_on(tmp_path):
+    rows = [{"phase": "sft", "step": 1}, {"phase": "igpo", "step": 0, "eval/heldout/pass@1": 0.0}]
+    rows += [{"phase": "igpo", "step": step, "correct/mean": 0.0, "sample/eos": None} for step in range(1, 50)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alarm = Alarm()
+    recall(tmp_path, alarm, Watch())
+    assert alarm.hear({"correct/mean": 0.0}).startswith("50 steps without one correct rollout")
+    assert alarm.hear({"correct/mean": 0.0}) is None
 
 
 @pytest.mark.parametrize("sign", [{"correct/mean": 0.1}, {"correct/mean": 0.0, "stuck/rescued": 0.5}])

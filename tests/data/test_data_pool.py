@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from igpo_data.pool import Pool, Worker
+from igpo_data.pool import Pool, Worker, share, shared_pool
 
 
 def words(pool: Pool, pairs: list[tuple[str, str]]) -> list[str]:
@@ -34,6 +34,13 @@ def test_a_worker_is_killed_by_its_own_clock_and_replaced() -> None:
     assert words(pool, [("x+4", "4+x")]) == ["equal"]
     pool.close()
     assert process.poll() is not None
+
+
+def test_processes_of_one_machine_share_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share(8) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert [share(8), share(3), share(2)] == [2, 1, 1]
+    assert len(shared_pool("algebra", 7, 1.0, 1024)._workers) == 2
 
 
 def test_text_that_reaches_algebra_is_not_executed(tmp_path: Path) -> None:

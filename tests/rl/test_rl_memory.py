@@ -104,6 +104,25 @@ def test_a_device_that_is_too_small_changes_no_number(straight, late):
     assert Small.failed == len(said)
 
 
+def test_a_run_that_goes_on_knows_what_fitted(tmp_path, straight):
+    """Unless another size is asked for, as for a larger device."""
+    said: list[str] = []
+    first = routine(small(3, folder=tmp_path, stop_after=2), said)
+    assert first.sft() == 2
+    assert len(said) == 2
+    saved = first.checkpoints.latest()
+    assert saved.load()["rooms"] == {"score_rows": [64, 2]}
+    again = routine(small(3), said)
+    again.sft(saved)
+    assert len(said) == 2
+    assert [step for step, _, _ in again.log] == [3]
+    assert again.log[0][2]["sft/loss"] == pytest.approx(straight.log[2][2]["sft/loss"], abs=1e-9)
+    larger = routine(small(99, score_rows=32), said)
+    head = larger.accelerator.unwrap_model(larger.policy).inputs
+    larger.sft(saved)
+    assert head[-1] == 8
+
+
 def roomy(policy, play, inputs):
     """Rollouts fit."""
     most, policy.most = policy.most, 99

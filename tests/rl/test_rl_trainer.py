@@ -17,7 +17,9 @@ from igpo_rl.checkpoint import Checkpoints
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.estimators import RandomMask
 from igpo_rl.igpo import IGPO
+from igpo_rl.injections import Full
 from igpo_rl.losses import GRPO
+from igpo_rl.seeds import derive
 from igpo_rl.sft import SFT
 from igpo_rl.testing import global_generators_untouched
 from igpo_rl.trainer import Meter, Optimizer, Routine, Updater, train, train_sft
@@ -380,11 +382,20 @@ def test_the_meter_adds_parts_and_averages_updates():
 # two processes --------------------------------------------------------------------------------------------------------
 
 
+OWN = {"injection": Full(), "hints_from": "own-success"}
+
+
+def judge_now_and_then(one, text) -> bool:
+    """One text in eight, so that a problem which was right once is stuck later."""
+    return derive(one.key, text) % 8 == 0
+
+
 def both_phases(path: str) -> None:
-    """A plain run, and one with refilled groups, own successes and hints that adapt."""
+    """A plain run, one with hints from own successes alone, and one with refilled groups and hints that adapt."""
     torch.set_num_threads(1)
     for kind, run in (
         ("plain", Run(double=True, score_rows=3)),
+        ("own", Run(Path(path) / "own", double=True, verdict=judge_now_and_then, **OWN)),
         ("rich", Run(Path(path) / "rich", double=True, score_rows=3, verdict=judge_easy, **RICH)),
     ):
         if kind == "plain":
@@ -406,7 +417,7 @@ def test_two_processes_train_like_one(tmp_path):
     launched.join(240)
     assert launched.exitcode == 0
     both_phases(str(tmp_path))
-    for kind in ("plain", "rich"):
+    for kind in ("plain", "own", "rich"):
         weights, logged, memory = torch.load(tmp_path / f"{kind}-0-of-1")
         for name in (f"{kind}-0-of-2", f"{kind}-1-of-2"):
             other_weights, other_logged, other_memory = torch.load(tmp_path / name)
@@ -416,6 +427,8 @@ def test_two_processes_train_like_one(tmp_path):
             for (step, phase, metrics), (other_step, other_phase, other) in zip(logged, other_logged, strict=True):
                 assert (step, phase) == (other_step, other_phase)
                 assert other == pytest.approx(metrics, abs=1e-6)
+        if kind == "own":
+            assert any(metrics.get("hint/shown", 0.0) > 0 for _, _, metrics in logged)
     assert memory["drawn"] > STEPS * 4
     assert memory["injection"]["problems"]
     assert memory["successes"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from attrs import define, field, frozen
@@ -225,6 +225,15 @@ class Watch:
     def hear(self, step: int, phase: str, metrics: Mapping[str, Any]) -> list[str]:
         """One row of metrics -> what to tell the user now."""
         self.history.add(phase, step, metrics)
+        return self._fresh()
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The rows of metrics.jsonl of a run that goes on: what they are signs of was told then."""
+        for row in rows:
+            self.history.add(row["phase"], row["step"], row)
+        self._fresh()
+
+    def _fresh(self) -> list[str]:
         fresh = [finding for finding in signs(self.history) if finding.kind not in self.told]
         self.told |= {finding.kind for finding in fresh}
         return [finding.text for finding in fresh]

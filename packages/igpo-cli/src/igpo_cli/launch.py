@@ -268,12 +268,6 @@ def dealt(work: Sequence[T]) -> Sequence[T]:
     return work[rank() :: ranks()]
 
 
-def collected(done: list[T]) -> list[T]:
-    """What came of the shares of all processes, in the order in which the work was dealt."""
-    shares = gather(done)
-    return [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
-
-
 def restarted() -> str | None:
     """The name of the job where the launcher has started its processes anew (`torchrun --max-restarts`)."""
     return job() if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) else None

@@ -55,17 +55,18 @@ def run(argv: Sequence[str]) -> int:
     if (typed := completion.words()) is not None:
         return complete(typed)
     argv, rest = apart(argv)
+    verbose = any(word in VERBOSE for word in argv)
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
     words = of_runs(words)
     words += resumed(words)
     try:
-        code = build(words, rest)(args=words, prog_name="igpo", standalone_mode=False) or 0
+        code = build(words, rest, verbose)(args=words, prog_name="igpo", standalone_mode=False) or 0
         if code == errors.INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.stdout.flush()  # here a closed pipe is an error to be handled, at exit it would be a traceback
         return int(code)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the error boundary
-        return errors.report(launch.stand_back(error), verbose=len(words) < len(argv))
+        return errors.report(launch.stand_back(error), verbose=verbose)
 
 
 def complete(typed: list[str]) -> int:
@@ -111,9 +112,9 @@ def resumed(words: Sequence[str]) -> list[str]:
     return [str(file) for file in files if file.is_file() and str(file) not in words]
 
 
-def build(argv: Sequence[str], rest: Sequence[str] = ()) -> App:
+def build(argv: Sequence[str], rest: Sequence[str] = (), verbose: bool = False) -> App:
     """The command for one argv: a known subcommand alone, otherwise all of them."""
-    app = App(argv, rest)
+    app = App(argv, rest, verbose)
     app.callback()(_options)
     known = argv[0] in COMMANDS
     for name in argv[:1] if known else COMMANDS:

@@ -40,7 +40,7 @@ from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.trackers import Trackers
 from igpo_cli.trackers import require as require_trackers
-from igpo_cli.tracking import Tracker, overall, rollout_rows
+from igpo_cli.tracking import Tracker, overall, read_metrics, rollout_rows
 from igpo_rl import fsdp
 from igpo_rl.checkpoint import Saved, aside
 from igpo_rl.exchange import Exchange
@@ -132,14 +132,14 @@ class Training:
     accelerator: Any
     tracker: Tracker
     signals: Signals
+    alarm: Alarm
+    watch: Watch
     told: int = 0
     """The signal that some process got, agreed by all; 0: none."""
     rollouts: fsdp.Rollouts = field(init=False)
     """How the policy of the phase is sampled from."""
     resumable: bool = True
     """Whether checkpoints are of use."""
-    alarm: Alarm = field(factory=Alarm)
-    watch: Watch = field(factory=Watch)
 
     @classmethod
     def prepare(cls, config: Config, loaded: Loaded, again: Resumption | None, stack: ExitStack) -> Training:
@@ -211,9 +211,26 @@ class Training:
         if again is not None:
             tracker.cut(*again.point)
             tracker.message(str(again))
+        alarm, watch = Alarm(), Watch()
+        if again is not None and main:  # others have no voice
+            recall(folder, alarm, watch)
         signals = Signals(config.run.grace, remedy(folder))
         stack.enter_context(signals.heard())
-        return cls(config, folder, loaded, again, pairs, problems, player, evaluations, accelerator, tracker, signals)
+        return cls(
+            config=config,
+            folder=folder,
+            loaded=loaded,
+            again=again,
+            pairs=pairs,
+            problems=problems,
+            player=player,
+            evaluations=evaluations,
+            accelerator=accelerator,
+            tracker=tracker,
+            signals=signals,
+            alarm=alarm,
+            watch=watch,
+        )
 
     def run(self) -> Path:
         """Both phases, and the model at the end."""
@@ -412,6 +429,7 @@ class Training:
             watch=watch,
             stop=self._stop,
             say=self._warn,
+            rooms=() if self.player is None else (self.player.room,),
         )
 
     def _evaluate(self, module: Module) -> dict[str, float]:
@@ -490,6 +508,14 @@ def new_folder(config: Config) -> Path:
     folder = runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
     write_config(folder, config)
     return folder
+
+
+def recall(folder: Path, alarm: Alarm, watch: Watch) -> None:
+    """Let them know what a run that goes on has told, and counted, already."""
+    rows = [row for row in read_metrics(folder) if row["phase"] == "igpo"]
+    for row in rows:
+        alarm.hear({name: value for name, value in row.items() if value is not None})
+    watch.recall(rows)
 
 
 def end_trackers(trackers: Trackers) -> None:

@@ -84,7 +84,12 @@ class Pool:
 @lru_cache(maxsize=16)
 def shared_pool(job: Job, workers: int, seconds: float, memory: int) -> Pool:
     """One pool for all verifiers of a process that ask for the same job and limits."""
-    return Pool(job, workers, seconds, memory)
+    return Pool(job, share(workers), seconds, memory)
+
+
+def share(workers: int) -> int:
+    """This process's part of a machine's worker processes, at least one: torch's launcher starts several on a machine."""
+    return max(1, workers // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class Worker:

@@ -7,12 +7,12 @@ parts of gradients behind; so what has gradients is begun anew.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -76,11 +76,22 @@ class Room:
     around: Callable[[bool], AbstractContextManager[Any]] = lambda last: nullcontext()  # noqa: ARG005
     """What each piece is worked on in, given whether it is the last one: ranks exchange gradients in that one only, which
     DDP wants to know before the forward pass."""
+    asked: int = field(init=False, default=Factory(lambda room: room.limit, takes_self=True))
+    """The limit that it began with."""
     fits: bool = field(default=True, init=False)
     """False behind a `tried()` that ended early."""
     last: bool = field(default=True, init=False)
     trying: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
     """Rows that are worked on, what each counts, and rows of the smallest piece."""
+
+    def state(self) -> list[int]:
+        """What a checkpoint keeps."""
+        return [self.asked, self.limit]
+
+    def recall(self, state: Sequence[int]) -> None:
+        """Take up a checkpoint's limit, unless another one is asked for now."""
+        if state and state[0] == self.asked:
+            self.limit = state[1]
 
     def pieces(self, work: Work, *, anew: bool) -> Iterator[Piece]:
         """Pieces that cover the rows, for work done inside `tried()`. One that did not fit is cut smaller; `anew`: with

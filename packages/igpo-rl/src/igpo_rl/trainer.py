@@ -287,13 +287,15 @@ class Routine:
     """Asked between steps; True ends the phase after a checkpoint. The ranks must agree."""
     say: Callable[[str], None] = warn
     """Told what went wrong and was dealt with."""
+    rooms: Sequence[Room] = ()
+    """Besides the loop's own one: what was halved stays so in checkpoints. Results do not depend on it."""
 
     def before(self, phase: str, start: int, updater: Updater) -> None:
         """The evaluation that all later ones are compared with."""
         if start == 0:
             self._evaluate(phase, 0, updater)
 
-    def after(self, phase: str, done: int, steps: int, updater: Updater, memory: Memory) -> bool:
+    def after(self, phase: str, done: int, steps: int, updater: Updater, memory: Memory, room: Room) -> bool:
         """Evaluate and save what is due, in this order: a checkpoint has all its metrics before it. True: stop now."""
         scores: Metrics = {}
         if done == steps or due(done, self.evaluate_every):
@@ -304,7 +306,9 @@ class Routine:
             rated = self.checkpoints.best is not None and bool(scores)
             if over or rated or due(done, self.save_every):
                 updater.check(f"{phase} step {done}")
-                self._save(self.checkpoints, phase, done, {**updater.state_dict(), "memory": memory}, scores, updater)
+                rooms = {each.option: each.state() for each in (room, *self.rooms)}
+                state = {**updater.state_dict(), "memory": memory, "rooms": rooms}
+                self._save(self.checkpoints, phase, done, state, scores, updater)
         return over
 
     def _save(
@@ -407,10 +411,11 @@ def train(
     """
     gather = gather_with(accelerator)
     updater = Updater(accelerator, policy, optimizer, steps * algorithm.updates, routine.say)
-    start, memory = restore(resume, phase, updater)
+    room = room_of(algorithm.score_rows, updater, routine)
+    start, memory = restore(resume, phase, updater, (room, *routine.rooms))
     drawn = memory.get("drawn", start * algorithm.prompts)
     stream = (problems[index] for index in permutation_stream(len(problems), algorithm.seed, phase, start=drawn))
-    meter, room = Meter(gather), room_of(algorithm.score_rows, updater, routine)
+    meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, steps):
         with rolling():
@@ -439,7 +444,7 @@ def train(
                 meter.close(updater.step(f"{phase} step {step + 1}", meter.parts.get("policy/ratio_max", 0.0)))
             del part  # and its graph, if it did not fit
         routine.log(step + 1, phase, {**batch.metrics, **meter.flush(), "time/learn": perf_counter() - began})
-        if routine.after(phase, step + 1, steps, updater, memory):
+        if routine.after(phase, step + 1, steps, updater, memory, room):
             return step + 1
     return max(start, steps)
 
@@ -469,14 +474,15 @@ def train_sft(
     """
     gather = gather_with(accelerator)
     updater = Updater(accelerator, policy, optimizer, options.steps, routine.say)
-    start, memory = restore(resume, phase, updater)
+    room = room_of(options.score_rows, updater, routine)
+    start, memory = restore(resume, phase, updater, (room, *routine.rooms))
     skip = start * options.batch
     if options.group_lengths:
         order = grouped_stream([len(q) + len(o) for q, o in pairs], options.batch, seed, phase, start=skip)
     else:
         order = permutation_stream(len(pairs), seed, phase, start=skip)
     mine = rank_slice(options.batch, accelerator)
-    meter, room = Meter(gather), room_of(options.score_rows, updater, routine)
+    meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, options.steps):
         began = perf_counter()
@@ -505,17 +511,19 @@ def train_sft(
                     meter.add(loss.metrics)
         meter.close(updater.step(f"{phase} step {step + 1}"))
         routine.log(step + 1, phase, {**meter.flush(), "time/learn": perf_counter() - began})
-        if routine.after(phase, step + 1, options.steps, updater, memory):
+        if routine.after(phase, step + 1, options.steps, updater, memory, room):
             return step + 1
     return max(start, options.steps)
 
 
-def restore(resume: Saved | None, phase: str, updater: Updater) -> tuple[int, Memory]:
+def restore(resume: Saved | None, phase: str, updater: Updater, rooms: Sequence[Room]) -> tuple[int, Memory]:
     """Steps done and the injection's memory, with weights and optimisers put back; (0, {}) for a phase not begun."""
     if resume is None or resume.phase != phase:
         return 0, {}
     state = resume.load()
     updater.load_state_dict(state)
+    for room in rooms:
+        room.recall(state.get("rooms", {}).get(room.option, ()))
     return resume.step, state["memory"]
 
 

@@ -67,7 +67,7 @@ class Commands(typer.Typer):
 class App(Commands):
     """The igpo command for one argv."""
 
-    def __init__(self, argv: Sequence[str], rest: Sequence[str] = ()) -> None:
+    def __init__(self, argv: Sequence[str], rest: Sequence[str] = (), verbose: bool = False) -> None:
         super().__init__(
             name="igpo",
             help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
@@ -75,6 +75,8 @@ class App(Commands):
             pretty_exceptions_enable=False,
         )
         self.argv = argv
+        self.launched = ["-v", *argv] if verbose else list(argv)
+        """What a process that this one starts does the same with."""
         self.rest = list(rest)
         """What stood behind a --, for the program that a command runs."""
         self._groups: dict[str, typer.Typer] = {}

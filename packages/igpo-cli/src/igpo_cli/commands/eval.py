@@ -71,7 +71,7 @@ def register(app: App) -> None:
         require_splits(config, [f"eval.{name}" for name in names])
         from igpo_cli.assemble import device_of
 
-        if (code := launch.start(app.argv, processes, None, cpu=config.run.device == "cpu")) is not None:
+        if (code := launch.start(app.launched, processes, None, cpu=config.run.device == "cpu")) is not None:
             raise typer.Exit(code)
         launch.join(device_of(config))
         scores = judged(config, names, compare, out)

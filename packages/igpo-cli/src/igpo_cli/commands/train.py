@@ -39,6 +39,6 @@ def register(app: App) -> None:
         require_trainable(config)
         from igpo_cli.training import run
 
-        if (code := start(app.argv, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
+        if (code := start(app.launched, processes, accelerate, cpu=config.run.device == "cpu")) is not None:
             raise typer.Exit(code)
         run(config, resume=resume)

@@ -15,6 +15,7 @@ from typing import Literal
 
 from attrs import field, frozen, validators
 
+from igpo_data.pool import share
 from igpo_data.sandbox.executor import Executor, Limits, Run, UnavailableError
 from igpo_data.sandbox.monty import InMonty
 from igpo_data.sandbox.processes import Bubblewrap, Unprotected
@@ -41,7 +42,7 @@ class Program:
     memory: int = field(default=512, validator=validators.ge(64))
     """Memory limit of a program in MiB."""
     workers: int = field(default=4, validator=validators.ge(1))
-    """Programs that run side by side."""
+    """Programs that run side by side on a machine; the processes of a job share them."""
     sandbox: Literal["auto", "monty", "bubblewrap"] = "auto"
     """auto: monty, and bubblewrap for what monty lacks. Or one of them alone."""
     unsafe: bool = False
@@ -59,7 +60,7 @@ class Program:
         """
         jobs = [self._job(completion, task) for completion, task in pairs]
         wanted = list(dict.fromkeys(job for job in jobs if not isinstance(job, Verdict)))
-        with ThreadPoolExecutor(min(self.workers, len(wanted) or 1)) as threads:
+        with ThreadPoolExecutor(min(share(self.workers), len(wanted) or 1)) as threads:
             verdicts = dict(zip(wanted, threads.map(self._judge, wanted), strict=True))
         return [job if isinstance(job, Verdict) else verdicts[job] for job in jobs]
 
@@ -106,7 +107,7 @@ class Program:
     def _executors(self) -> list[Executor]:
         limits = Limits(seconds=self.timeout, memory=self.memory)
         every: dict[str, Executor] = {
-            "monty": InMonty(limits=limits, workers=self.workers),
+            "monty": InMonty(limits=limits, workers=share(self.workers)),
             "bubblewrap": Bubblewrap(limits=limits),
         }
         chosen = [executor for name, executor in every.items() if self.sandbox in ("auto", name)]

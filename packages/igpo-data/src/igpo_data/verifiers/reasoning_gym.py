@@ -31,7 +31,7 @@ class ReasoningGym:
     timeout: float = field(default=2.0, validator=validators.gt(0.0))
     """Processor seconds for one score. Beyond it the verdict is wrong, with the note "timeout"."""
     workers: int = field(default=2, validator=validators.ge(1))
-    """Worker processes at most."""
+    """Worker processes of a machine at most, which the processes of a job share."""
     memory: int = field(default=2048, validator=validators.ge(1024))
     """Memory limit of a worker process in MiB."""
 

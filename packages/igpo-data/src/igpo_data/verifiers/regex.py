@@ -43,7 +43,7 @@ class Regex:
     timeout: float = field(default=1.0, validator=validators.gt(0.0))
     """Processor seconds for one search. Beyond it the verdict is wrong, with the note "timeout"."""
     workers: int = field(default=2, validator=validators.ge(1))
-    """Worker processes at most."""
+    """Worker processes of a machine at most, which the processes of a job share."""
 
     def __call__(self, completion: str, task: Task) -> Verdict:
         """Judges one completion; `many` is faster for several."""
