@@ -191,3 +191,13 @@ def test_no_type_stands_behind_a_switch(argv: list[str], capsys: pytest.CaptureF
     page = shown(capsys, *argv, "--help")
     assert re.search(r"--help +Show", page)
     assert "bool" not in page
+
+
+def test_help_shows_the_tables_that_a_command_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, "data", "show", "--preset", "tiny", "--help")
+    assert "--limit" in page
+    assert "--task.seed" in page
+    assert "--sampler" not in page
+    page = shown(capsys, "merge", "--model", "llada", "--help")
+    assert "--model.path" in page
+    assert "--width" not in page

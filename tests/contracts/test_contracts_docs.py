@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_blocks import Block, blocks
 
+from igpo_cli.main import COMMANDS
 from igpo_cli.plugins import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -127,3 +128,12 @@ def test_the_page_of_a_kind_shows_what_igpo_new_writes(monkeypatch: pytest.Monke
     for kind in KINDS:
         written = (ROOT / "docs" / "plugins" / f"{kind}.md").read_text(encoding="utf-8")
         assert written == plugin_pages.page(kind), "python docs/plugin_pages.py"
+
+
+def test_the_page_of_commands_shows_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import cli_page
+
+    written = cli_page.PAGE.read_text(encoding="utf-8")
+    assert [words for words in COMMANDS if f"### igpo {words}" not in written] == []
+    assert written == cli_page.page(written), "python docs/cli_page.py"

@@ -400,7 +400,7 @@ def narrowed(
     draft = Draft([*found, *over], catalogue)
     for path, table in draft.tables.items():
         scope, _, name = path.rpartition(".")
-        unwanted = tables is not None and not {name, scope} & {*tables}
+        unwanted = tables is not None and not {name, scope or name} & {*tables}
         hidden = unwanted or (bool(scope) and name in SHARED)
         panel = f"[{path}] {table.name or ''}".strip()
         if name in KINDS:

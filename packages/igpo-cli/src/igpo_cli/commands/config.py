@@ -31,15 +31,21 @@ def register(app: App) -> None:
             print_values(config)
 
     @config_command(app, "config check")
-    def check(config: Config) -> None:
+    def check(
+        config: Config, *, as_json: Annotated[bool, typer.Option("--json", help="Plug-ins and notes.")] = False
+    ) -> None:
         """Check every value and load every plug-in, but start nothing."""
         from igpo_cli.plugins import KINDS
         from igpo_cli.precheck import require_trainable
 
         require_trainable(config)
+        chosen = {kind: config.values[kind]["name"] for kind in KINDS if kind in config.values}
+        if as_json:
+            print(json.dumps({"plugins": chosen, "notes": config.notes}, indent=2, ensure_ascii=False))
+            return
         for note in config.notes:
             errors.warn(note)
-        print("ok:", ", ".join(f"{kind} {config.values[kind]['name']}" for kind in KINDS if kind in config.values))
+        print("ok:", ", ".join(f"{kind} {name}" for kind, name in chosen.items()))
 
     @group.command()
     def presets(as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False) -> None:
