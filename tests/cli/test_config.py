@@ -405,7 +405,7 @@ def some_flags(draw: st.DrawFn) -> dict[str, Any]:
     return flags
 
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @QUICK

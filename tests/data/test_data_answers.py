@@ -100,7 +100,7 @@ def test_what_takes_algebra_is_left_undecided(gold: str, given: str) -> None:
 
 
 @given(st.fractions(max_denominator=10_000), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_spelling_of_a_fraction_is_read_as_it(value: Fraction, data: st.DataObject) -> None:
     sign, top, bottom = "-" if value < 0 else "", abs(value.numerator), value.denominator
     whole, rest = divmod(top, bottom)
@@ -137,7 +137,7 @@ ANSWERS = st.one_of(
 
 
 @given(ANSWERS, ANSWERS)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_two_texts_are_compared_without_an_exception(gold: str, given: str) -> None:
     assert equal(gold, given) in (True, False, None)
     assert equal(gold, "") is False

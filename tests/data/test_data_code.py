@@ -230,7 +230,7 @@ def need_bubblewrap() -> None:
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_is_written_gets_a_verdict(text: str) -> None:
     verdict = FUZZED(text, ADD)
     assert not verdict.correct

@@ -113,7 +113,7 @@ STATEMENTS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(NOISE, STATEMENTS), min_size=1, max_size=5), NOISE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_statement_of_the_answer_is_left_outside_the_spans(pieces: list[tuple[str, str]], end: str) -> None:
     answer = "4711"
     trace = "".join(noise + statement % answer for noise, statement in pieces) + end
@@ -129,7 +129,7 @@ def test_no_statement_of_the_answer_is_left_outside_the_spans(pieces: list[tuple
 
 
 @given(st.text("\\boxed{}answer is:#$<>/ \n0123()[]", max_size=300), st.text(max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_read_without_an_exception(text: str, answer: str) -> None:
     stated = extract_answer(text)
     assert stated is None or (stated.strip() and stated in text)

@@ -212,7 +212,7 @@ def refusal(file: Path) -> str:
     return file.name
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=80),
     st.sampled_from(ENDINGS),

@@ -92,7 +92,7 @@ def test_sft_problems_have_few_rare_steps_in_their_weights() -> None:
 
 
 @given(seeds=st.tuples(st.integers(), st.integers()), share=st.floats(0, 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_sft_rl_and_held_out_prompts_are_apart_at_any_seed(seeds: tuple[int, int], share: float) -> None:
     one, other = (Lists(seed=seed, rare_share=share, **SMALL) for seed in seeds)
     sft, train, test, common = (

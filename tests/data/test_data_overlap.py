@@ -55,7 +55,7 @@ def test_the_earliest_of_the_same_words_is_kept_and_contradictions_are_told() ->
 texts = st.lists(st.sampled_from("abcd"), min_size=1, max_size=9).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(texts, max_size=12), st.sampled_from([0.2, 1 / 3, 0.5, 0.6, 0.75, 1.0]))
 def test_similar_prompts_are_those_of_a_slow_comparison(prompts: list[str], near: float) -> None:
     tasks = [task(prompt, str(number)) for number, prompt in enumerate(prompts)]
@@ -79,7 +79,7 @@ def test_a_similarity_is_a_share(near: float) -> None:
         repeats([], near)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(texts, min_size=1, max_size=6), st.lists(texts, max_size=6), st.integers(1, 4))
 def test_overlap_is_that_of_a_slow_count(held_out: list[str], training: list[str], length: int) -> None:
     found = Contamination([task(text) for text in held_out], length).against([task(text) for text in training])

@@ -163,7 +163,7 @@ def test_checkpoints_of_steps_that_are_repeated_do_not_crowd_out_new_ones(tmp_pa
 # Damage and full disks ------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([STATE, MARKER]), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 def test_any_changed_byte_is_detected_or_harmless(tmp_path, name, where, flip):
     folder = Checkpoints(folder=tmp_path).save("igpo", 2, state(2), {"score": 0.5}).path

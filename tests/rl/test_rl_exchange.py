@@ -63,7 +63,7 @@ def share_of(rank: int, count: int, overlaid: bool):
     return rows, overlay if overlaid else None, seeds
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 7), min_size=2, max_size=4), st.booleans())
 def test_every_rank_gets_what_it_would_have_played_itself(counts, overlaid):
     policy = TinyDenoiser().double()

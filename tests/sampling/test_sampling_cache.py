@@ -163,7 +163,7 @@ class Each(NamedTuple):
         )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_stale_keys_are_those_of_a_reference_that_keeps_them_explicitly(data):
     """A table whose keys are one number a token; unequal prompts, hints, rows that end early and rows that move up."""
@@ -237,7 +237,7 @@ def test_stale_keys_of_a_real_model():
     assert not same(results["none"], results["dual"]), "keys do go stale here"
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.data())
 def test_windows_that_cover_everything_are_exact(data):
     """Without a prompt and with one block, or where each block takes one step."""
@@ -255,7 +255,7 @@ def test_windows_that_cover_everything_are_exact(data):
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_prefix_cache_is_exact_in_a_block_causal_model(data):
     """Bit for bit with a table, tokens and order with attention in float64, and fewer columns are computed."""

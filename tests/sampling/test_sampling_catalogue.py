@@ -79,7 +79,7 @@ def seeds_for(canvas: Canvas) -> st.SearchStrategy[torch.Tensor]:
 
 
 @each_sampler
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_given_tokens_stay_no_mask_is_left_and_rows_are_bit_equal(name, data):
     """The rows together; in another order with other `max_rows`; and one of them alone."""
@@ -105,7 +105,7 @@ def test_given_tokens_stay_no_mask_is_left_and_rows_are_bit_equal(name, data):
 
 
 @each_sampler
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_tokens_and_order_do_not_depend_on_the_batch_with_a_real_model(name, data):
     """In float64, as matrix products of other shapes round differently."""

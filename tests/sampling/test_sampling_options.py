@@ -92,7 +92,7 @@ class Guided:
         return un + self.factor * (cond - un)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_guidance_decodes_as_published(data):
     """Prompts of unequal length, so with padding and without, and hints anywhere."""
@@ -209,7 +209,7 @@ def test_only_the_nucleus_is_drawn_by_its_own_softmax(vocab, top_p, top_k):
     assert (counts[faulty == 0] > 0).any() or surprise(counts, faulty) > 10
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_top_1_is_the_most_probable_token(data):
     canvas = data.draw(canvases())

@@ -105,7 +105,7 @@ blocks = st.integers(1, 12)
         (EntropySampler, lambda shares: {column: -value for column, value in entropies(shares).items()}),
     ],
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_margin_and_entropy_follow_the_floor_share(kind, confidence, data):
     canvas, denoiser, steps = data.draw(canvases()), data.draw(tables), data.draw(st.integers(1, 15))
@@ -125,7 +125,7 @@ def test_margin_and_entropy_follow_the_floor_share(kind, confidence, data):
     agree(kind(steps=steps, block=block, temperature=0.0), canvas, denoiser, choose)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_dream(data):
     """Schedule and confidences of the published code; over all of the row, which is one block."""
@@ -166,7 +166,7 @@ def test_dream(data):
     agree(DreamSampler(steps=steps, temperature=0.0, by=by, top_k=top_k, top_p=top_p), canvas, denoiser, choose)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(canvases(), tables, blocks, st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0]))
 def test_threshold(canvas, denoiser, block, threshold):
     def chosen(shares: Distributions, number: int, step: int) -> list[int]:
@@ -177,7 +177,7 @@ def test_threshold(canvas, denoiser, block, threshold):
     agree(sampler, canvas, denoiser, lambda: chosen)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(canvases(), tables, blocks, st.sampled_from([0.3, 1.0, 2.5, 6.0]))
 def test_factor(canvas, denoiser, block, factor):
     def chosen(shares: Distributions, number: int, step: int) -> list[int]:
@@ -191,7 +191,7 @@ def test_factor(canvas, denoiser, block, factor):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(canvases(), tables, blocks, st.sampled_from([0.0, 0.1, 1.0, 4.0, 100.0]))
 def test_entropy_bound(canvas, denoiser, block, gamma):
     def chosen(shares: Distributions, number: int, step: int) -> list[int]:
@@ -204,7 +204,7 @@ def test_entropy_bound(canvas, denoiser, block, gamma):
     agree(sampler, canvas, denoiser, lambda: chosen)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_klass(data):
     """Few states, so that distributions come to rest now and then."""
@@ -232,7 +232,7 @@ def test_klass(data):
     agree(sampler, canvas, denoiser, choose)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(canvases(), tables, blocks)
 def test_left_to_right(canvas, denoiser, block):
     def chosen(shares: Distributions, number: int, step: int) -> list[int]:

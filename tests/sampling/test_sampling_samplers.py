@@ -73,7 +73,7 @@ def test_conforms(kind, options):
     check_sampler(kind(**options))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_invariants(data):
     """Given tokens stay, no mask is left or sampled, blocks are filled in order, no forward is wasted."""
@@ -93,7 +93,7 @@ def test_invariants(data):
         assert all(max(first) < min(second) for first, second in itertools.pairwise(filled)), "blocks follow each other"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_row_is_bit_equal_alone_in_any_batch_and_order(data):
     canvas = data.draw(canvases())
@@ -190,7 +190,7 @@ def agrees_with_the_published_algorithm(denoiser: Any, canvas: Canvas, steps: in
         assert result.forwards[row] == 1 + max(order)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_the_published_algorithm_at_temperature_0(data):
     canvas = data.draw(canvases())
@@ -200,7 +200,7 @@ def test_the_published_algorithm_at_temperature_0(data):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_the_published_algorithm_with_a_real_model(data):
     layers, seed = data.draw(st.integers(1, 2)), data.draw(st.integers(0, 99))
@@ -313,7 +313,7 @@ def test_a_row_does_not_stop_before_its_last_hint():
 # Traps ----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 70), st.integers(1, 40), st.data())
 def test_any_steps_any_width_any_block(steps, width, data):
     """Trap 4; the faulty schedule stands in test_sampling_commit.py."""
