@@ -6,6 +6,7 @@ compared. It runs in a process of its own, so that one case's memory is not anot
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -57,6 +59,10 @@ def peak_mb(function: Callable[[], object]) -> float | None:
     Linux keeps the high-water mark and resets it on request, so short peaks inside one operation are seen too.
     """
     gc.collect()
+    with suppress(
+        AttributeError, OSError
+    ):  # what malloc keeps for later would hide a peak; other systems keep it elsewhere
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")

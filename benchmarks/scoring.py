@@ -42,28 +42,28 @@ class Body(nn.Module):
         return self.head(hidden) if read is None else read(self.head, hidden)
 
 
-def group(vocabulary: int) -> Rollouts:
-    """Eight completions of one prompt."""
+def group(vocabulary: int, rows: int = ROWS, width: int = WIDTH) -> Rollouts:
+    """Completions of one prompt."""
     generator = torch.Generator().manual_seed(0)
-    every = torch.ones(ROWS, WIDTH, dtype=torch.bool)
+    every = torch.ones(rows, width, dtype=torch.bool)
     return Rollouts(
-        prompt=torch.randint(vocabulary - 1, (1, PROMPT), generator=generator).expand(ROWS, -1),
-        prompt_valid=torch.ones(ROWS, PROMPT, dtype=torch.bool),
-        completion=torch.randint(vocabulary - 1, (ROWS, WIDTH), generator=generator),
+        prompt=torch.randint(vocabulary - 1, (1, PROMPT), generator=generator).expand(rows, -1),
+        prompt_valid=torch.ones(rows, PROMPT, dtype=torch.bool),
+        completion=torch.randint(vocabulary - 1, (rows, width), generator=generator),
         given=~every,
         valid=every,
-        order=torch.zeros(ROWS, WIDTH, dtype=torch.long),
-        confidence=torch.ones(ROWS, WIDTH),
-        reward=torch.zeros(ROWS),
-        correct=torch.zeros(ROWS, dtype=torch.bool),
-        verifiable=torch.ones(ROWS, dtype=torch.bool),
-        group=torch.zeros(ROWS, dtype=torch.long),
-        forwards=torch.ones(ROWS, dtype=torch.long),
+        order=torch.zeros(rows, width, dtype=torch.long),
+        confidence=torch.ones(rows, width),
+        reward=torch.zeros(rows),
+        correct=torch.zeros(rows, dtype=torch.bool),
+        verifiable=torch.ones(rows, dtype=torch.bool),
+        group=torch.zeros(rows, dtype=torch.long),
+        forwards=torch.ones(rows, dtype=torch.long),
     )
 
 
 def plan(rollouts: Rollouts, mask_id: int) -> View:
-    return MeanField()(rollouts, rollouts.reward, torch.arange(ROWS), mask_id)
+    return MeanField()(rollouts, rollouts.reward, torch.arange(len(rollouts.reward)), mask_id)
 
 
 def published(model: Body, rollouts: Rollouts, mask_id: int) -> tuple[Tensor, Tensor]:
