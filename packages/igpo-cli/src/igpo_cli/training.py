@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
     from igpo_cli.play import Player
     from igpo_cli.problems import ProblemSet
-    from igpo_rl import Problem, Rollouts
+    from igpo_rl import IGPO, Problem, Rollouts
 else:
     torch = lazy.load("torch")
 
@@ -326,7 +326,7 @@ class Training:
         assert self.problems is not None
         assert self.player is not None
         algorithm = algorithm_of(self.config)
-        frozen = copy.deepcopy(self.loaded.denoiser) if self._needs_copy(algorithm.loss.beta) else None
+        frozen = copy.deepcopy(self.loaded.denoiser) if needs_copy(self.config, algorithm) else None
         policy = self._begin("igpo")
         self.player = evolve(self.player, loaded=self.loaded, **self._sampled(policy))
         reference = None if frozen is None else self._alike(frozen)
@@ -366,9 +366,6 @@ class Training:
         """A correct completion as a trace for later hints."""
         assert self.problems is not None
         return own_trace(problem, completion, self.problems.tasks[problem.key], self.loaded.tokenizer)
-
-    def _needs_copy(self, beta: float) -> bool:
-        return beta > 0 and not self.config.section("lora").rank
 
     def _alike(self, frozen: Module) -> Callable[..., Any]:
         """A copy that computes in the same precision as the policy, so that at first they agree."""
@@ -468,6 +465,11 @@ class Training:
             assert self.problems is not None
             rows = rollout_rows(batch, step=step, decode=decoder(self.loaded.tokenizer), tasks=self.problems.tasks)
             self.tracker.rollouts(step, together(rows))
+
+
+def needs_copy(config: Config, algorithm: IGPO) -> bool:
+    """Whether the reference is a second model; with adapters it is the model without them."""
+    return algorithm.loss.beta > 0 and not config.section("lora").rank
 
 
 def recompute_layers(denoiser: Any) -> None:

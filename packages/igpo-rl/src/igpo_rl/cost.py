@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from igpo_rl.advantages import has_signal
 from igpo_rl.igpo import IGPO, alone
@@ -64,6 +64,13 @@ class Count:
     def flops(self, model: Figures) -> int:
         """2 N columns + 4 layers d pairs + 2 H positions, of forward passes."""
         return 2 * model.body * self.columns + 4 * model.attention * self.pairs + 2 * model.head * self.head
+
+    def training_flops(self, model: Figures, *, frozen: bool, recomputed: bool) -> int:
+        """Forward and backward passes, the latter of twice a forward, or of once where the weights are `frozen` and only
+        adapters are trained. The head is read again, and the body too where layers are `recomputed`."""
+        body, head = evolve(self, head=0).flops(model), evolve(self, columns=0, pairs=0).flops(model)
+        once = 1 if frozen else 2
+        return (1 + once + recomputed) * body + (2 + once) * head
 
 
 def learning(algorithm: IGPO, batch: Rollouts, step: int, mask_id: int, *, reference: bool) -> dict[str, Count]:

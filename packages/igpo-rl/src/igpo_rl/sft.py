@@ -7,7 +7,7 @@ into micro-batches or over ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from attrs import field, fields, frozen, validators
 
 from igpo_rl.records import Denoiser, Loss, View
 from igpo_rl.scores import token_scores
-from igpo_rl.seeds import derive, uniforms
+from igpo_rl.seeds import derive, permutation_stream, uniforms
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +138,28 @@ def grouped_stream(lengths: Sequence[int], batch: int, *seed: int | str, start: 
         rng.shuffle(batches)
         yield from [*first, *chain.from_iterable(batches), *rest][skip:]
         epoch, skip = epoch + 1, 0
+
+
+def example_batches(
+    options: SFT,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    width: int,
+    *seed: int | str,
+    eos_id: int,
+    pad_id: int,
+    attend_eos: bool = True,
+    start: int = 0,
+) -> Iterator[Examples]:
+    """The global batches of (prompt (P_i,), completion (H_i,)) pairs from step `start` on, endlessly."""
+    skip = start * options.batch
+    if options.group_lengths:
+        order = grouped_stream([len(q) + len(o) for q, o in pairs], options.batch, *seed, start=skip)
+    else:
+        order = permutation_stream(len(pairs), *seed, start=skip)
+    while True:
+        prompts, targets = zip(*(pairs[index] for index in islice(order, options.batch)), strict=True)
+        wide = width if options.fill == "width" else min(width, 1 + max(map(len, targets)))
+        yield Examples.of(prompts, targets, wide, eos_id=eos_id, pad_id=pad_id, attend_eos=attend_eos)
 
 
 def noise(examples: Examples, places: Tensor, rows: int, *, seed: int, step: int, mask_id: int) -> View:

@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +23,7 @@ from igpo_rl.injections import Memory
 from igpo_rl.memory import Room, Work, warn
 from igpo_rl.records import Denoiser, Play, Problem, Rollouts
 from igpo_rl.seeds import derive, drawn_from, permutation_stream
-from igpo_rl.sft import SFT, Examples, grouped_stream, noise, sft_loss
+from igpo_rl.sft import SFT, example_batches, noise, sft_loss
 from igpo_rl.shards import load_optimizer, spread, whole
 from igpo_rl.views import cut
 
@@ -476,20 +475,15 @@ def train_sft(
     updater = Updater(accelerator, policy, optimizer, options.steps, routine.say)
     room = room_of(options.score_rows, updater, routine)
     start, memory = restore(resume, phase, updater, (room, *routine.rooms))
-    skip = start * options.batch
-    if options.group_lengths:
-        order = grouped_stream([len(q) + len(o) for q, o in pairs], options.batch, seed, phase, start=skip)
-    else:
-        order = permutation_stream(len(pairs), seed, phase, start=skip)
+    batches = example_batches(
+        options, pairs, width, seed, phase, eos_id=eos_id, pad_id=pad_id, attend_eos=attend_eos, start=start
+    )
     mine = rank_slice(options.batch, accelerator)
     meter = Meter(gather)
     routine.before(phase, start, updater)
     for step in range(start, options.steps):
         began = perf_counter()
-        prompts, targets = zip(*(pairs[index] for index in islice(order, options.batch)), strict=True)
-        wide = width if options.fill == "width" else min(width, 1 + max(map(len, targets)))
-        examples = Examples.of(prompts, targets, wide, eos_id=eos_id, pad_id=pad_id, attend_eos=attend_eos)
-        examples = examples.part(mine, accelerator.device)
+        examples = next(batches).part(mine, accelerator.device)
         places = torch.arange(mine.start, mine.stop)
         view = noise(examples, places, options.batch, seed=seed, step=step, mask_id=mask_id)
         masked = int(gather(view.scored.sum()[None]).sum())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from igpo_cli.commands import App, config_command
+from igpo_cli.commands.train import DryRun, PlanJson, say_plan
 from igpo_cli.launch import Accelerate, Processes, start
 
 if TYPE_CHECKING:
@@ -17,12 +18,22 @@ def register(app: App) -> None:
     """Adds the command."""
 
     @config_command(app, "sft")
-    def sft(config: Config, *, processes: Processes = None, accelerate: Accelerate = None) -> None:
+    def sft(
+        config: Config,
+        *,
+        processes: Processes = None,
+        accelerate: Accelerate = None,
+        dry_run: DryRun = False,
+        as_json: PlanJson = False,
+    ) -> None:
         """Fine-tune a model on worked solutions; what `igpo train --steps 0` does."""
         from igpo_cli.precheck import require_trainable
 
         config = config.replacing(steps=0)
         require_trainable(config)
+        if dry_run:
+            say_plan(config, as_json)
+            return
         from igpo_cli.training import run
 
         if (code := start(app.launched, processes, accelerate, cpu=config.run.device == "cpu")) is not None:

@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
 
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what a step takes in forwards, memory, disk and time, and write nothing."),
+]
+PlanJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print it as JSON.")]
+
+
+def say_plan(config: Config, as_json: bool) -> None:
+    """Print what the run would do."""
+    from igpo_cli.plan import plan, show
+
+    made = plan(config)
+    if as_json:
+        print(made.as_json())
+    else:
+        show(made)
+
+
 def register(app: App) -> None:
     """Adds the command."""
 
@@ -28,6 +46,8 @@ def register(app: App) -> None:
         ] = None,
         processes: Processes = None,
         accelerate: Accelerate = None,
+        dry_run: DryRun = False,
+        as_json: PlanJson = False,
     ) -> None:
         """Train a model: masked-diffusion SFT, then IGPO, as the tables say."""
         from igpo_cli.precheck import require_trainable
@@ -37,6 +57,9 @@ def register(app: App) -> None:
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
             )
         require_trainable(config)
+        if dry_run:
+            say_plan(config, as_json)
+            return
         from igpo_cli.training import run
 
         if (code := start(app.launched, processes, accelerate, cpu=config.run.device == "cpu")) is not None:

@@ -1,0 +1,266 @@
+"""The dry run: its counts are those of a real step of the same configuration, its bytes those of real tensors and files."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from attrs import evolve
+
+from igpo_cli import speed
+from igpo_cli.assemble import algorithm_of, load_model, player_of, problem_set
+from igpo_cli.config import resolve
+from igpo_cli.history import size
+from igpo_cli.lora import adapt
+from igpo_cli.main import run
+from igpo_cli.plan import figures_of, llada_8b, plan
+from igpo_cli.plugins import Catalogue
+from igpo_cli.problems import encode_pairs
+from igpo_cli.rehearsal import Counted, Stage, by_gradient, plainly, rehearse, stand_in
+from igpo_cli.tasks import tasks_of, verifier_of
+from igpo_cli.training import run as train
+from igpo_rl.checkpoint import Checkpoints
+from igpo_rl.cost import LLADA_8B
+from igpo_rl.seeds import permutation_stream
+from igpo_rl.trainer import Routine, train_sft
+
+PLUGIN = Path(__file__).parent / "plugin_first_word.py"
+CATALOGUE = Catalogue.installed()
+CATALOGUE.add_file(str(PLUGIN))
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+WIDTH = 25
+
+
+@pytest.fixture(autouse=True)
+def shortly(monkeypatch):
+    """Speed is measured for a moment."""
+    monkeypatch.setattr(speed, "PATIENCE", 0.05)
+
+
+def small(**flags):
+    """An untrained model, an easy verifier, and rows that never end."""
+    values = {
+        "verifier": "first-word",
+        "steps": "3",
+        "prompts": "4",
+        "group": "4",
+        "updates": "2",
+        "sft.steps": "0",
+        "task.train_problems": "12",
+        "keep_zero_signal": "true",
+        "sampler.steps": "7",
+        "sampler.eos_after": str(WIDTH),
+    }
+    if "sampler" in flags:
+        del values["sampler.steps"]  # not an option of those that are tried
+    flags = {name.replace("__", "."): value for name, value in flags.items()}
+    return resolve("tiny", None, values | flags, CATALOGUE)
+
+
+SETTINGS = [
+    {},
+    {"updates": "1", "group": "2", "estimator": "mean-field", "loss__beta": "0"},
+    {"sampler__cache": "prefix", "sampler__block": "10", "play_rows": "6", "score_rows": "3"},
+    {"sampler__cache": "dual", "sampler__block": "8", "estimator": "coupled", "updates": "3"},
+    {"sampler": "threshold", "sampler__threshold": "1.0", "estimator": "elbo", "loss": "gspo", "attend_eos": "false"},
+    {"sampler__guidance": "0.5", "injection": "none", "estimator__low": "0.5"},
+    {"injection": "resample", "refills": "1", "measure": ["hint-kl"], "play_rows": "5"},
+]
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("flags", SETTINGS, ids=str)
+def test_counts_are_those_of_a_real_step(flags, step):
+    config = small(**flags)
+    algorithm, loaded = algorithm_of(config), load_model(config)
+    problems = problem_set(config, loaded, "train")
+    parts = {name: Counted(loaded.denoiser) for name in ("rollout", "inpainting", "old", "reference", "update")}
+    order = permutation_stream(len(problems.problems), algorithm.seed, "igpo", start=step * algorithm.prompts)
+    with verifier_of(config) as verifier:
+        player = player_of(config, loaded, problems, verifier)
+
+        def play(some, overlay, seeds):
+            counted = parts["rollout" if overlay is None else "inpainting"]
+            return evolve(player, within=lambda _: nullcontext(counted))(some, overlay, seeds)
+
+        batch = algorithm.collect(play, (problems.problems[index] for index in order), progress=step / 3, step=step)
+    policy = by_gradient(parts["update"], parts["old"])
+    for _ in algorithm.learn(policy, parts["reference"], batch, step, mask_id=loaded.mask_id):
+        pass
+
+    stuck = batch.stuck.view(-1, algorithm.group)[:, 0].nonzero().flatten().tolist()
+    plain = stand_in(loaded)
+    alike = plainly(problems, plain)
+    planned = rehearse(
+        algorithm, Stage.of(config, plain, alike), alike.problems, stuck, step=step, steps=config.run.steps
+    )
+    assert planned.counts == {name: part.count for name, part in parts.items()}
+    assert planned.counts["rollout"].inputs > planned.counts["old"].inputs > 0
+    assert planned.most == {name: part.most for name, part in parts.items()}
+
+
+def test_how_many_groups_are_stuck_decides_what_inpainting_takes():
+    config = small(sampler__cache="none")
+    algorithm, loaded = algorithm_of(config), load_model(config)
+    plain = stand_in(loaded)
+    alike = plainly(problem_set(config, loaded, "train"), plain)
+    stage = Stage.of(config, plain, alike)
+    spent = [rehearse(algorithm, stage, alike.problems, range(count)).counts["inpainting"] for count in range(5)]
+    assert spent[0].inputs == 0
+    assert [count.inputs for count in spent] == [4 * 7 * groups for groups in range(5)]
+    assert sorted(count.head for count in spent) == [count.head for count in spent]
+
+
+def test_the_batch_of_fine_tuning_is_the_first_one():
+    config = resolve("tiny", None, {"sft.batch": "8", "sft.limit": "20", "steps": "0"}, CATALOGUE)
+    loaded = load_model(config)
+    made = plan(config)
+    assert [(one.phase, one.part) for one in made.work] == [("sft", "update")]
+    tasks = tasks_of(config, "sft", "sft", 20)
+    pairs, _ = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, WIDTH)
+    seen = Counted(loaded.denoiser)
+
+    class Policy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = loaded.denoiser
+
+        def forward(self, *inputs):
+            return seen(*inputs)
+
+    train_sft(
+        evolve(config.section("sft"), steps=1),
+        Policy(),
+        pairs,
+        accelerator=Accelerator(cpu=True),
+        optimizer=evolve(config.section("optimizer"), name="adamw"),
+        routine=Routine(log=lambda *_: None),
+        width=WIDTH,
+        mask_id=loaded.mask_id,
+        eos_id=loaded.eos_id,
+        pad_id=loaded.pad_id,
+    )
+    assert made.work[0].count == seen.count
+
+
+@pytest.mark.parametrize("rank", ["0", "32"])
+def test_bytes_are_those_of_real_tensors_and_files(rank, tmp_path):
+    flags = {
+        "lora__rank": rank,
+        "model__width": "128",
+        "folder": str(tmp_path),
+        "trackers": [],
+        "steps": "1",
+        "save_every": "1",
+        "name": "it",
+    }
+    config = small(
+        **flags,
+        rollouts_every="0",
+        sft__steps="2",
+        sft__batch="4",
+        sft__limit="16",
+        eval__heldout__limit="1",
+        eval__common__limit="1",
+    )
+    made = plan(config)
+    assert not list(tmp_path.iterdir())
+    folder = train(config)
+    for phase, step in (("sft", 2), ("igpo", 1)):
+        state = Checkpoints(folder=folder / "checkpoints").latest(phase).load()
+        weights = sum(weight.nbytes for weight in state["weights"].values())
+        moments = sum(
+            value.nbytes
+            for optimizer in state["optimizers"]
+            for one in optimizer["state"].values()
+            for value in one.values()
+            if isinstance(value, torch.Tensor) and value.ndim
+        )
+        assert weights == made.memory["gradients"]
+        assert weights + moments == made.disk[f"checkpoint of {phase}"]
+        file = (folder / "checkpoints" / f"{phase}-{step}" / "state.pt").stat().st_size
+        assert file == pytest.approx(made.disk[f"checkpoint of {phase}"], rel=0.04)
+    assert made.memory["reference"] == (0 if rank == "32" else made.memory["weights"])
+    assert (folder / "model" / "model.safetensors").stat().st_size == pytest.approx(made.disk["model"], rel=0.02)
+    assert size(folder / "checkpoints") == pytest.approx(made.disk["checkpoints kept"], rel=0.04)
+
+
+def test_a_plan_of_a_run_shows_what_was_measured(tmp_path, capsys):
+    flags = [
+        "--folder",
+        str(tmp_path),
+        "--name",
+        "it",
+        "--steps",
+        "2",
+        "--sft.steps",
+        "1",
+        "--sft.limit",
+        "20",
+        "--trackers",
+        "",
+    ]
+    flags += ["--prompts", "2", "--eval.heldout.limit", "1", "--eval.common.limit", "1", "--task.train-problems", "8"]
+    assert run(["train", *flags]) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    for command in (["train", str(tmp_path / "it" / "run.toml")], ["train", "--resume", str(tmp_path / "it")]):
+        assert run([*command, "--dry-run", "--json"]) == 0
+        made = json.loads(capsys.readouterr().out)
+        assert made["measured"].keys() == {"sft learning", "igpo rollout", "igpo inpainting", "igpo learning"}
+        assert made["steps"] == {"sft": 1, "igpo": 2}
+    assert run(["train", str(tmp_path / "it" / "run.toml"), "--dry-run"]) == 0
+    assert "measured in this run" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_the_figures_of_llada_8b_are_those_of_its_paper():
+    config = resolve("paper-llada", None, {}, CATALOGUE)
+    loaded = llada_8b(config)
+    assert figures_of(loaded) == LLADA_8B
+    assert sum(weight.numel() for weight in loaded.denoiser.parameters()) == 8_015_581_184
+    with torch.device("meta"):
+        assert adapt(loaded, config.section("lora"), 0)[1] == 335_544_320
+
+
+@pytest.mark.parametrize(
+    "preset", ["paper-llada", "llada-8b-lora-1x80gb", "llada-8b-full-8x80gb", "llada-8b-full-2x8x80gb"]
+)
+def test_models_that_are_not_here_are_planned_from_their_shape(preset, tmp_path, monkeypatch, capsys):
+    """Fewer rows and steps than the preset's, to be quick."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    flags = ["--prompts", "2", "--sampler.steps", "8", "--updates", "1"]
+    assert run(["train", "--preset", preset, *flags, "--dry-run", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    full = preset.startswith("llada-8b-full")
+    weights = 8_015_581_184 * (4 if full else 2) + (0 if full else 4 * 335_544_320)
+    assert made["memory"]["weights"] == weights
+    assert made["memory"]["optimizer"] == (2 * weights if full else 8 * 335_544_320)
+    assert made["memory"]["reference"] == (weights if full else 0)
+    assert made["rate"] > 0
+    rollout = next(one for one in made["work"] if one["part"] == "rollout")
+    assert rollout["count"]["inputs"] == 2 * 8 * 8
+    assert rollout["count"]["columns"] == 2 * 8 * 8 * (256 + 256)
+    assert rollout["seconds"] == pytest.approx(rollout["flops"] / made["rate"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="needs the GSM8K files of ../shared/data")
+def test_a_preset_with_its_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = ["--task.path", str(SHARED / "gsm8k"), "--limit", "8", "--sft.limit", "20", "--width", "192"]
+    task += ["--prompts", "2", "--sampler.steps", "12", "--sft.batch", "4"]
+    assert run(["train", "--preset", "gsm8k", *task, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "igpo: inpainting" in shown
+    assert "taken to have" not in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_neither_here_nor_known_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    assert run(["train", "--model", "llada", "--model.path", "someone/something", "--dry-run"]) == 2
+    assert "hf download someone/something" in capsys.readouterr().err
