@@ -54,7 +54,7 @@ def test_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show(capsys: pytest.CaptureFixture[str], task: list[str]) -> None:
-    rows = [json.loads(line) for line in said(capsys, "show", *task, "--json").splitlines()]
+    rows = data(capsys, "show", *task)
     assert len(rows) == 3
     assert [rows[2]["trace"][slice(*span)] for span in rows[2]["answer_spans"]] == ["1", "1"]
     assert rows[2]["meta"] == {"level": 2}
@@ -108,7 +108,7 @@ def test_dedupe_writes_what_is_left_once(capsys: pytest.CaptureFixture[str], tas
     assert (found["kept"], found["same words"], found["similar"]) == (2, 1, 1)
     assert not list(out.parent.glob("*.part"))
     again = ["--task", "jsonl", "--task.path", str(out), "--task.key", "key", "--task.trace", "trace"]
-    rows = [json.loads(line) for line in said(capsys, "show", *again, "--task.extra", "level", "--json").splitlines()]
+    rows = data(capsys, "show", *again, "--task.extra", "level")
     assert [row["key"] for row in rows] == ["train/train/0", "train/train/2"]
     assert [row["meta"] for row in rows] == [{"level": 1}, {"level": 2}]
     assert "near = 2.0 must lie above 0" in said(capsys, "dedupe", *task, "--near", "2", code=2)
@@ -120,10 +120,7 @@ def test_dedupe_keeps_what_a_task_hides(capsys: pytest.CaptureFixture[str], tmp_
     words = ["--task", "lists", "--limit", "5"]
     said(capsys, "dedupe", *words, "--out", str(out))
     again = ["--task", "jsonl", "--task.path", str(out), "--task.trace", "trace", "--task.key", "key"]
-    one, other = (
-        [json.loads(line) for line in said(capsys, "show", *each, "--limit", "5", "--json").splitlines()]
-        for each in (words, again)
-    )
+    one, other = (data(capsys, "show", *each, "--limit", "5") for each in (words, again))
     assert [row["answer_spans"] for row in one] == [row["answer_spans"] for row in other]
     rows = [json.loads(line) | {"answer_spans": [[1, "2"]]} for line in out.read_text().splitlines()]
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -196,7 +193,7 @@ trace = "a"
 extra = ["level"]
 """
     )
-    rows = [json.loads(line) for line in said(capsys, "show", str(tmp_path / "mix.toml"), "--json").splitlines()]
+    rows = data(capsys, "show", str(tmp_path / "mix.toml"))
     assert [row["key"] for row in rows] == ["1/train/train/2", "0/lists/train/0", "1/train/train/3"]
     text = (tmp_path / "mix.toml").read_text().replace("weights = [1.0, 2.0]", "weights = [1.0, 0.0]")
     (tmp_path / "mix.toml").write_text(text)
@@ -205,10 +202,7 @@ extra = ["level"]
 
 def test_a_part_of_a_split_is_the_first_or_a_random_one(capsys: pytest.CaptureFixture[str]) -> None:
     keys = [
-        [
-            json.loads(line)["key"]
-            for line in said(capsys, "show", "--task", "lists", "--limit", "5", "--json", *more).splitlines()
-        ]
+        [row["key"] for row in data(capsys, "show", "--task", "lists", "--limit", "5", *more)]
         for more in ([], ["--shuffle", "1"], ["--shuffle", "1"], ["--shuffle", "2"])
     ]
     assert keys[0] == [f"lists/train/{number}" for number in range(5)]

@@ -6,11 +6,13 @@ still has groups with and without signal. Temperature 1, float64: greedy groups 
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_help import on_a_terminal
 
 from igpo_cli.errors import UsageError
 from igpo_cli.health import Watch
@@ -76,6 +78,28 @@ def test_a_run_keeps_its_speed_its_verdicts_and_where_its_values_came_from(refer
     assert all(row["expected"] for row in rollouts)
     origins = json.loads((reference / "origins.json").read_text())
     assert (origins["sampler.steps"], origins["sampler.block"]) == ("flag", "preset tiny")
+
+
+def test_what_a_run_says_cannot_control_a_terminal(reference, tmp_path, capsys):
+    assert train(tmp_path, "piped", "--steps", "1", "--injection", "full") == 0
+    out, err = capsys.readouterr()
+    assert "igpo 1/1" in out
+    assert controls(out + err) == set()
+    assert controls((reference / "log.txt").read_text()) == set()
+
+
+def test_log_txt_holds_no_colours_though_the_screen_does(tmp_path):
+    argv = ["train", "--sft.steps", "1", "--steps", "1", "--prompts", "2", "--folder", str(tmp_path), "--trackers", ""]
+    page = on_a_terminal([*argv, "--eval.heldout.limit", "2", "--eval.common.limit", "2"], OMP_NUM_THREADS="1")
+    assert "\x1b" in page
+    log = (tmp_path / "tiny-1" / "log.txt").read_text()
+    assert "igpo 1/1" in log
+    assert controls(log) == set()
+
+
+def controls(text):
+    """Characters that would do something to a terminal."""
+    return {each for each in text if unicodedata.category(each) == "Cc"} - {"\n"}
 
 
 def test_micro_batches_do_not_change_a_run(reference, tmp_path):

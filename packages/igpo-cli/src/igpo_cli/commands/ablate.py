@@ -206,7 +206,7 @@ def list_runs(planned: Sequence[Job], folder: Path, arms: Sequence[str], as_json
                 row["run"],
                 row["state"],
                 row["starts from"] or "",
-                ", ".join(f"{k} = {shown(v)}" for k, v in row["options"].items()),
+                ", ".join(f"{k}={shown(v)}" for k, v in row["options"].items()),
             ]
             for row in rows
         ],

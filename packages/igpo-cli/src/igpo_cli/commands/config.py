@@ -124,11 +124,6 @@ def print_values(config: Config) -> None:
 
 def print_presets(rows: list[dict[str, str]]) -> None:
     """A name and its description a row."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from igpo_cli.table import Column, show
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for row in rows:
-        table.add_row(Text(row["name"], "bold"), Text(row["description"]))
-    Console().print(table)
+    show([Column("", style="bold"), Column("", prose=True)], [[row["name"], row["description"]] for row in rows])

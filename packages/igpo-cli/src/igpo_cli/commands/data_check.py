@@ -100,19 +100,18 @@ def show(
     found: dict[str, Any], example: Sequence[Task], problems: Sequence[Problem], wrong: Sequence[Task], tokenizer: Any
 ) -> None:
     """The figures as lines, one trace with its hintable part coloured, references that the verifier refuses."""
-    from rich.table import Table
     from rich.text import Text
 
     from igpo_cli.pieces import visible
-    from igpo_cli.screen import tolerant_console
+    from igpo_cli.table import pairs, pipe_or_terminal
 
-    console = tolerant_console()
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    console = pipe_or_terminal()
+    about = {}
     for name, value in found.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number:,}" for key, number in value.items())
-        table.add_row(Text(name, "dim"), Text(f"{value:,}" if isinstance(value, int) else str(value or "-")))
-    console.print(table)
+        about[name] = f"{value:,}" if isinstance(value, int) else str(value or "-")
+    pairs(about, console)
     for task in example:
         problem = next(problem for problem in problems if problem.key == task.key)
         console.print(

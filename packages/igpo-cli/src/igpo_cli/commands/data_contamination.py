@@ -87,29 +87,29 @@ def figures(overlaps: Sequence[Overlap], share: float) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any]) -> None:
     """A row an evaluation, then the worst problems of each."""
-    from rich.table import Table
     from rich.text import Text
 
+    from igpo_cli import table
     from igpo_cli.pieces import visible
-    from igpo_cli.screen import tolerant_console
 
-    console = tolerant_console()
+    console = table.pipe_or_terminal()
     console.print(
         f"Trained on: {found['task']}, split {found['split']}, {found['tasks']:,} problems. "
         f"A run is {found['words']} words; from {found['share']:.0%} of its runs a problem counts as trained on.\n",
-        soft_wrap=True,
+        highlight=False,
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("evaluation", "problems", "same prompt", "trained on", "with a common run"):
-        table.add_column(title, justify="left" if title == "evaluation" else "right", no_wrap=title == "evaluation")
-    for name, row in found["evaluations"].items():
-        counts = (row["problems"], row["same prompt"], row["trained on"], row["with a common run"])
-        about = name if name == row["task"] else f"{name}: {row['task']}, {row['split']}"
-        table.add_row(Text(visible(about)), *(f"{count:,}" for count in counts))
-    console.print(table)
+    titles = ("evaluation", "problems", "same prompt", "trained on", "with a common run")
+    rows = [
+        [
+            name if name == row["task"] else f"{name}: {row['task']}, {row['split']}",
+            *(f"{row[title]:,}" for title in titles[1:]),
+        ]
+        for name, row in found["evaluations"].items()
+    ]
+    table.show([table.Column(title, right=at > 0) for at, title in enumerate(titles)], rows, console)
     for row in found["evaluations"].values():
         for one in row["found"][:SHOWN]:
             what = "the same prompt" if one["exact"] else f"{one['share']:.0%} of its runs"
             where = f", most of them in {visible(one['nearest'])}" if one["nearest"] else ""
-            console.print(Text(f"\n{visible(one['key'])}: {what}{where}", "dim"), soft_wrap=True)
-            console.print(Text(clipped(one["prompt"])), soft_wrap=True)
+            console.print(Text(f"\n{visible(one['key'])}: {what}{where}", "dim"))
+            console.print(Text(clipped(one["prompt"])))

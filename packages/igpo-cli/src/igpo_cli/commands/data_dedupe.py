@@ -87,24 +87,24 @@ def show(tasks: int, kept: Sequence[Task], repeated: Sequence[Repeat], out: Path
     from rich.text import Text
 
     from igpo_cli.pieces import visible
-    from igpo_cli.screen import tolerant_console
+    from igpo_cli.table import pipe_or_terminal
 
-    console = tolerant_console()
+    console = pipe_or_terminal()
     same = [one for one in repeated if one.similarity == 1]
     conflicts = sum(one.conflict for one in same)
     console.print(
         f"{tasks:,} problems, {len(kept):,} kept; left out: {len(same):,} with the same words"
         + (f" ({conflicts:,} of them with another answer)" if conflicts else "")
         + f", {len(repeated) - len(same):,} similar",
-        soft_wrap=True,
+        highlight=False,
     )
     for one in [*same[:SHOWN], *sorted(repeated[len(same) :], key=lambda one: one.similarity)[:SHOWN]]:
         note = "another answer, " if one.conflict else ""
         console.print(
             Text(f"\n{visible(one.task.key)} repeats {visible(one.first.key)} ({note}{one.similarity:.2f})", "dim")
         )
-        console.print(Text(clipped(one.first.prompt)), soft_wrap=True)
-        console.print(Text(clipped(one.task.prompt)), soft_wrap=True)
+        console.print(Text(clipped(one.first.prompt)))
+        console.print(Text(clipped(one.task.prompt)))
     if out is not None:
         trace = " --task.trace trace" if any(task.trace for task in kept) else ""
         console.print(

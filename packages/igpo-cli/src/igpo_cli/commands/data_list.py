@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,12 +34,12 @@ def register(app: App) -> None:
         print(json.dumps(rows, indent=2)) if as_json else show(rows)
 
 
-def listing(catalogue: Catalogue) -> list[dict[str, object]]:
+def listing(catalogue: Catalogue) -> list[dict[str, Any]]:
     """A row a task of the catalogue; one that does not load says so in its description."""
     from igpo_cli.errors import UsageError
     from igpo_cli.options import describe, options
 
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name in catalogue.names("task"):
         try:
             cls = catalogue.load("task", name)
@@ -61,22 +61,23 @@ def listing(catalogue: Catalogue) -> list[dict[str, object]]:
     return rows
 
 
-def show(rows: Sequence[dict[str, object]]) -> None:
-    """The table."""
-    from rich.table import Table
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """The table; on a terminal splits and origin stand below the description, on a pipe beside it."""
     from rich.text import Text
 
     from igpo_cli.pieces import visible
-    from igpo_cli.screen import tolerant_console
+    from igpo_cli.table import PIPE, Column, pipe_or_terminal
+    from igpo_cli.table import show as table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task", style="bold", no_wrap=True)
-    table.add_column("what it is; its splits; where it comes from")
-    for row in rows:
-        splits = ", ".join(row["splits"]) if isinstance(row["splits"], list) else ""
-        about = "; ".join(filter(None, (splits, str(row["from"]))))
-        table.add_row(
-            Text(visible(str(row["name"]))),
-            Text.assemble(visible(str(row["description"])), "\n", (visible(about), "dim")),
-        )
-    tolerant_console().print(table)
+    console = pipe_or_terminal()
+    told = [(row["name"], row["description"], ", ".join(row["splits"]), row["from"]) for row in rows]
+    if console.width < PIPE:
+        about = [
+            Text.assemble(visible(description), "\n", (visible("; ".join(filter(None, places))), "dim"))
+            for _, description, *places in told
+        ]
+        columns = [Column("", style="bold"), Column("", prose=True, least=20)]
+        table(columns, [[row[0], text] for row, text in zip(told, about, strict=True)], console)
+    else:
+        columns = [Column("task"), Column("what it is"), Column("splits"), Column("from")]
+        table(columns, told, console)

@@ -177,18 +177,17 @@ def ticker() -> Callable[[int, int], None]:
 
 def show(report: dict[str, Any], out: Path) -> None:
     """The figures as lines, then why rows were dropped."""
-    from rich.table import Table
     from rich.text import Text
 
-    from igpo_cli.screen import tolerant_console
+    from igpo_cli.table import pairs, pipe_or_terminal
 
-    console = tolerant_console()
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    console = pipe_or_terminal()
+    about = {}
     for name, value in report.items():
         if name == "dropped":
             value = ", ".join(f"{reason} {number:,}" for reason, number in value.items()) or 0
         if name != "dropped rows":
-            table.add_row(Text(name, "dim"), Text(f"{value:,}" if isinstance(value, int | float) else value))
-    console.print(table)
+            about[name] = f"{value:,}" if isinstance(value, int | float) else str(value)
+    pairs(about, console)
     console.print(Text(f"\nwritten to {out}; train on it with"))
     console.print(Text(f"--task jsonl --task.path {out} --task.trace trace --task.key key", "bold"), soft_wrap=True)

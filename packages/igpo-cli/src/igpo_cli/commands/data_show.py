@@ -30,7 +30,7 @@ def register(app: App) -> None:
         *,
         at: Annotated[int | None, typer.Option(min=0, help="The task at this place, counted from 0.")] = None,
         key: Annotated[str | None, typer.Option(help="The task of this key.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
     ) -> None:
         """Show tasks: the first three, --limit many, or one by its place or key. What the trace states as answer is marked."""
         from igpo_cli.tasks import tasks_of
@@ -44,8 +44,7 @@ def register(app: App) -> None:
                 wanted = f"the key '{key}'" if key is not None else f"place {at}"
                 raise UsageError(f"no task has {wanted} in split '{config.run.split}'.")
         if as_json:
-            for task in tasks:
-                print(json.dumps(plain(task), ensure_ascii=False, default=str))
+            print(json.dumps([plain(task) for task in tasks], indent=2, ensure_ascii=False, default=str))
         else:
             show_tasks(tasks)
 

@@ -124,33 +124,35 @@ def described(values: Sequence[int]) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any]) -> None:
     """The counts as lines, the lengths as bars."""
-    from rich.table import Table
     from rich.text import Text
 
-    from igpo_cli.pieces import visible
-    from igpo_cli.screen import tolerant_console
+    from igpo_cli import table
 
-    console = tolerant_console()
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    console = table.pipe_or_terminal()
+    about: dict[str, str | Text] = {}
     for name, value in found.items():
         if name in ("lengths", "columns") or value == []:
             continue
         value = ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
-        table.add_row(Text(name, "dim"), Text(visible(str("-" if value is None else value))))
+        about[name] = str("-" if value is None else value)
     for name, counts in found["columns"].items():
-        shown = ", ".join(f"{value}: {count:,}" for value, count in counts.items())
-        table.add_row(Text(visible(name), "dim"), Text(visible(shown)))
-    console.print(table)
-    for name, about in found["lengths"].items():
+        about[name] = ", ".join(f"{value}: {count:,}" for value, count in counts.items())
+    table.pairs(about, console)
+    for name, about_lengths in found["lengths"].items():
         unit = "" if "tokens" in name else ", characters"
-        summary = ", ".join(f"{key} {about[key]:,}" for key in ("mean", "median", "95 %", "max"))
+        summary = ", ".join(f"{key} {about_lengths[key]:,}" for key in ("mean", "median", "95 %", "max"))
         console.print(Text.assemble((f"\n{name}{unit}", "bold"), f"  {summary}"))
-        most = max(count for *_, count in about["histogram"])
-        bars = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-        bars.add_column(justify="right", style="dim", no_wrap=True)
-        bars.add_column(justify="right", no_wrap=True)
-        bars.add_column(style="cyan", no_wrap=True)
-        for low, high, count in about["histogram"]:
-            place = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            bars.add_row(place, f"{count:,}", "█" * max(bool(count), round(WIDTH * count / most)))
-        console.print(bars)
+        rows = [
+            (f"{low:,}" if low == high else f"{low:,} to {high:,}", f"{count:,}", count)
+            for low, high, count in about_lengths["histogram"]
+        ]
+        most = max(count for *_, count in rows)
+        beside = sum(max(len(row[at]) for row in rows) + table.GAP for at in (0, 1))
+        width = min(WIDTH, console.width - beside)
+        columns = [
+            table.Column("", right=True, style="dim"),
+            table.Column("", right=True),
+            table.Column("", style="cyan"),
+        ]
+        bars = ["█" * max(bool(count), round(width * count / most)) for *_, count in rows]
+        table.show(columns, [[*row[:2], bar] for row, bar in zip(rows, bars, strict=True)], console)

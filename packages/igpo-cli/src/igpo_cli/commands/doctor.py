@@ -130,20 +130,14 @@ def trackers() -> Iterator[Finding]:
 
 def show(found: list[Finding]) -> None:
     """The table of `igpo doctor`."""
-    from rich.console import Console
-    from rich.table import Table
+    from itertools import groupby
+
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    last = ""
-    for finding in found:
-        topic = "" if finding.topic == last else finding.topic
-        cells = (
-            Text(topic, "bold"),
-            Text(finding.name),
-            Text(finding.state, STYLES[finding.state]),
-            Text(finding.detail),
-        )
-        table.add_row(*cells)
-        last = finding.topic
-    Console().print(table)
+    from igpo_cli import table
+
+    rows: list[list[str | Text]] = []
+    for topic, some in groupby(found, lambda finding: finding.topic):
+        rows.append([Text(topic, "bold"), "", ""])
+        rows += [[f"  {each.name}", Text(each.state, STYLES[each.state]), each.detail] for each in some]
+    table.show([table.Column(""), table.Column(""), table.Column("", prose=True, least=14)], rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,27 +94,28 @@ def described(row: Row) -> dict[str, str]:
 
 
 def show_listing(rows: list[dict[str, str]]) -> None:
-    """The table of `igpo plugins`."""
-    from rich.console import Console
-    from rich.table import Table
+    """The table of `igpo plugins`, by kind."""
+    from itertools import groupby
+
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("description", ratio=1)
-    table.add_column("from", no_wrap=True, style="dim")
-    last = ""
-    for row in rows:
-        if row["kind"] != last:
-            if last:
-                table.add_row()
-            table.add_row(Text(row["kind"] or "did not load", "bold"))
-            last = row["kind"]
-        good = row["status"] == "ok"
-        words = row["description"] if good else " ".join(filter(None, (f"{row['status']}.", row["description"])))
-        source = f"{row['distribution']} {row['version']}".rstrip()
-        table.add_row(Text(f"  {row['name']}"), Text(words), Text(source), style=None if good else "red")
-    Console().print(table)
+    from igpo_cli.table import Column, show
+
+    shown: list[list[str | Text]] = []
+    for kind, some in groupby(rows, lambda row: row["kind"]):
+        shown += [["", "", ""]] if shown else []
+        shown.append([Text(kind or "did not load", "bold"), "", ""])
+        for row in some:
+            good = row["status"] == "ok"
+            about = row["description"] if good else f"{row['status']}. {row['description']}".rstrip()
+            style = "" if good else "red"
+            shown.append([Text(f"  {row['name']}", style), Text(about, style), source(row)])
+    show([Column(""), Column("", prose=True), Column("", spare=True, style="dim")], shown)
+
+
+def source(row: Mapping[str, Any]) -> str:
+    """The distribution that a plug-in comes from."""
+    return f"{row['distribution']} {row['version']}".rstrip()
 
 
 def details(catalogue: Catalogue, kind: str, name: str) -> dict[str, Any]:
@@ -138,27 +140,26 @@ def details(catalogue: Catalogue, kind: str, name: str) -> dict[str, Any]:
 
 def show_details(found: dict[str, Any]) -> None:
     """The page of `igpo plugins show`."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    source = f"{found['distribution']} {found['version']}".rstrip()
-    console.print(f"[bold]{found['kind']} {found['name']}[/]  [dim]{source}, {found['target']}[/]")
-    console.print(f"{escape(found['description'])}\n")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("option", "type", "default"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("")
-    for option in found["options"]:
-        bounds = f" [dim]{escape('[' + option['bounds'] + ']')}[/]" if option["bounds"] else ""
-        table.add_row(
-            f"[bold]{option['name']}[/]",
-            escape(option["type"]),
-            escape(option["default"]),
-            escape(option["help"]) + bounds,
-        )
-    console.print(table if found["options"] else "It has no options.")
-    console.print(
-        f'\n[dim]--{found["kind"]} {found["name"]}, or {escape("[" + found["kind"] + "]")} name = "{found["name"]}"[/]'
-    )
+    from igpo_cli.table import Column, pipe_or_terminal, show
+
+    console = pipe_or_terminal()
+    kind, name = found["kind"], found["name"]
+    console.print(Text.assemble((f"{kind} {name}", "bold"), (f"  {source(found)}, {found['target']}", "dim")))
+    console.print(Text(f"{found['description']}\n"))
+    rows: list[list[str | Text]] = [
+        [
+            option["name"],
+            option["type"],
+            option["default"],
+            Text.assemble(option["help"], (f" [{option['bounds']}]" if option["bounds"] else "", "dim")),
+        ]
+        for option in found["options"]
+    ]
+    if rows:
+        columns = [Column("option", style="bold"), Column("type"), Column("default"), Column("", prose=True)]
+        show(columns, rows, console)
+    else:
+        console.print("It has no options.")
+    console.print(Text(f'\n--{kind} {name}, or [{kind}] name = "{name}"', "dim"))

@@ -199,11 +199,11 @@ def show_run(past: Past) -> None:
 
     from igpo_cli.history import bytes_of
     from igpo_cli.screen import clock
-    from igpo_cli.table import Column, pipe_or_terminal, show
+    from igpo_cli.table import Column, pairs, pipe_or_terminal, show
 
     console = pipe_or_terminal()
     told = environment(past.folder)
-    about: list[tuple[str, str | Text]] = [
+    about: dict[str, str | Text] = dict([
         ("state", Text(past.state, STYLES[past.state])),
         ("steps", progress(past)),
         ("time", clock(past.seconds) if past.seconds else ""),
@@ -216,7 +216,7 @@ def show_run(past: Past) -> None:
             f"{name} {bytes_of(count)}"
             for name, count in sorted(past.sizes.items(), key=lambda item: -item[1])[:4]
         )),
-    ]  # fmt: skip
+    ])  # fmt: skip
     console.print(Text(str(past.folder), "bold"))
     pairs(about, console)
     for phase, row in past.metrics.items():
@@ -228,22 +228,6 @@ def show_run(past: Past) -> None:
             console,
         )
     console.print(Text("\nNext: ", "dim").append(Text("  or  ", "dim").join(Text(step) for step in next_steps(past))))
-
-
-def pairs(about: Sequence[tuple[str, str | Text]], console: Any) -> None:
-    """Names and what there is to say, those with nothing left out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from igpo_cli.pieces import visible
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in about:
-        if value:
-            table.add_row(name, value if isinstance(value, Text) else Text(visible(value)))
-    console.print(table)
 
 
 # Several ---------------------------------------------------------------------------------------------------------------
