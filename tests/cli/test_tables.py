@@ -36,9 +36,9 @@ LISTS = {
     "ablate": ["--list"],
     "ablate --dry-run": ["--vary", "injection.high=0.4,0.6"],
 }
-WITH_A_MODEL = {"sample", "eval", "push"}
-"""Their --json is tested with them: they need a model that was trained."""
-NO_TABLE = {"train", "sft", "lm-eval", "report", "merge", "new"}
+WITH_A_MODEL = {"train", "sft", "sample", "eval", "push"}
+"""Their --json is tested with them: it takes a model."""
+NO_TABLE = {"lm-eval", "report", "merge", "new"}
 SENTENCES = {"config show", "config check", "data show", "data check", "data rewrite"}
 """Those that show problems or lines to be copied, which are left to the terminal to break."""
 SPARING = {"plugins", "runs list", "plot"}
