@@ -209,7 +209,11 @@ def test_a_plan_of_a_run_shows_what_was_measured(tmp_path, capsys):
     for command in (["train", str(tmp_path / "it" / "run.toml")], ["train", "--resume", str(tmp_path / "it")]):
         assert run([*command, "--dry-run", "--json"]) == 0
         made = json.loads(capsys.readouterr().out)
-        assert made["measured"].keys() == {"sft learning", "igpo rollout", "igpo inpainting", "igpo learning"}
+        assert made["measured"].keys() == {
+            *("sft learning", "igpo rollout", "igpo inpainting", "igpo learning"),
+            "memory at most",
+        }
+        assert made["measured"]["memory at most"] > made["peak"]
         assert made["steps"] == {"sft": 1, "igpo": 2}
     assert run(["train", str(tmp_path / "it" / "run.toml"), "--dry-run"]) == 0
     assert "measured in this run" in capsys.readouterr().out
@@ -232,7 +236,7 @@ def test_models_that_are_not_here_are_planned_from_their_shape(preset, tmp_path,
     """Fewer rows and steps than the preset's, to be quick."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
-    flags = ["--prompts", "2", "--sampler.steps", "8", "--updates", "1"]
+    flags = ["--prompts", "2", "--sampler.steps", "16", "--updates", "1"]
     assert run(["train", "--preset", preset, *flags, "--dry-run", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     full = preset.startswith("llada-8b-full")
@@ -242,8 +246,13 @@ def test_models_that_are_not_here_are_planned_from_their_shape(preset, tmp_path,
     assert made["memory"]["reference"] == (weights if full else 0)
     assert made["rate"] > 0
     rollout = next(one for one in made["work"] if one["part"] == "rollout")
-    assert rollout["count"]["inputs"] == 2 * 8 * 8
-    assert rollout["count"]["columns"] == 2 * 8 * 8 * (256 + 256)
+    assert rollout["count"]["inputs"] == 2 * 8 * 16
+    assert rollout["count"]["columns"] == 2 * 8 * 16 * (256 + 256)
+    assert rollout["count"]["head"] == 2 * 8 * 8 * (32 + 16)  # blocks of 32, two steps each
+    spent = {one["stuck"]: one["count"] for one in made["work"] if one["part"] == "inpainting"}
+    for share, count in spent.items():
+        assert 0 < count["inputs"] <= share * rollout["count"]["inputs"]
+        assert 0 < count["head"] < share * rollout["count"]["head"]
     assert rollout["seconds"] == pytest.approx(rollout["flops"] / made["rate"])
     assert not list(tmp_path.iterdir())
 
@@ -264,3 +273,20 @@ def test_a_model_that_is_neither_here_nor_known_is_refused(tmp_path, monkeypatch
     monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
     assert run(["train", "--model", "llada", "--model.path", "someone/something", "--dry-run"]) == 2
     assert "hf download someone/something" in capsys.readouterr().err
+
+
+def test_what_several_processes_share(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    plans = []
+    for more in ([], ["--processes", "8"], ["--accelerate", "fsdp2-8"]):
+        flags = ["--preset", "llada-8b-full-8x80gb", "--prompts", "8", "--sampler.steps", "8", *more]
+        assert run(["train", *flags, "--dry-run", "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    alone, whole, spread = plans
+    assert [made["processes"] for made in plans] == [1, 8, 8]
+    assert [one["count"] for one in alone["work"]] == [one["count"] for one in spread["work"]]
+    assert alone["disk"] == spread["disk"]
+    for part in ("weights", "gradients", "optimizer", "reference"):
+        assert alone["memory"][part] == whole["memory"][part] == 8 * spread["memory"][part]
+    assert run(["train", "--prompts", "12", "--processes", "8", "--dry-run"]) == 2
+    assert "cannot be shared by 8" in capsys.readouterr().err

@@ -246,11 +246,14 @@ def on_main(work: Callable[[], T]) -> T:
     return result
 
 
-def require_shares(counts: Mapping[str, int]) -> None:
-    """UsageError where a number of the configuration cannot be shared out equally."""
+def require_shares(counts: Mapping[str, int], processes: int | None = None) -> None:
+    """UsageError where a number of the configuration cannot be shared out equally, over this job's processes or so many."""
+    processes = processes or ranks()
     for name, count in counts.items():
-        if count % ranks():
-            raise UsageError(f"{name} = {count} cannot be shared by {ranks()} processes; use a multiple of {ranks()}.")
+        if count % processes:
+            raise UsageError(
+                f"{name} = {count} cannot be shared by {processes} processes; use a multiple of {processes}."
+            )
 
 
 def gather(value: T) -> list[T]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -17,8 +18,10 @@ from attrs import asdict, frozen
 
 from igpo_cli import table
 from igpo_cli.assemble import algorithm_of, device_of, load_model, problem_set
+from igpo_cli.config import shipped
 from igpo_cli.errors import UsageError
 from igpo_cli.history import bytes_of
+from igpo_cli.launch import read_accelerate, require_shares
 from igpo_cli.lora import adapt
 from igpo_cli.problems import ProblemSet, encode_pairs
 from igpo_cli.rehearsal import Stage, fine_tuned, plainly, rehearse, stand_in
@@ -45,8 +48,30 @@ else:
 
 STUCK = (0.0, 0.5, 1.0)
 """Shares of stuck groups that inpainting is counted for."""
+MEMORY = "memory at most"
 ASSUMED = 256
 """Tokens of a prompt, and of a worked solution, where they cannot be read here."""
+
+
+@frozen
+class Job:
+    """The processes that share a run."""
+
+    processes: int = 1
+    spread: bool = False
+    """Whether each holds a part of the weights, gradients and moments (FSDP), or all of them."""
+
+    @classmethod
+    def of(cls, processes: int | None, file: Path | None) -> Job:
+        """What `--processes` and `--accelerate` would start."""
+        if file is None:
+            return cls(processes or 1)
+        chosen = read_accelerate(shipped("clusters", "yaml").get(str(file), file))
+        return cls(processes or chosen.num_processes, chosen.distributed_type == "FSDP")
+
+    def part(self, size: int) -> int:
+        """Bytes of each process."""
+        return -(-size // self.processes) if self.spread else size
 
 
 @frozen(kw_only=True)
@@ -60,11 +85,14 @@ class Work:
     count: Count
     flops: int
     seconds: float
+    """On all processes at once."""
 
 
 @frozen(kw_only=True)
 class Plan:
-    """What `igpo train` would do; counts are of the first step, bytes and seconds of one process."""
+    """What `igpo train` would do. Counts are of the first step and all processes, bytes of one of them."""
+
+    processes: int
 
     model: Mapping[str, Any]
     device: str
@@ -80,7 +108,7 @@ class Plan:
     rate: float | None
     """FLOP a second of a matrix product, where no forward could be timed."""
     measured: Mapping[str, float]
-    """Seconds of a step of the run whose run.toml this is, means over its steps."""
+    """Seconds of a step of the run whose run.toml this is, medians over its steps, and bytes at its peak."""
     notes: Sequence[str]
 
     def as_json(self) -> str:
@@ -192,8 +220,10 @@ def state_bytes(config: Config, policy: Module, phase: str | None = None) -> int
 # The plan ------------------------------------------------------------------------------------------------------------
 
 
-def plan(config: Config) -> Plan:
+def plan(config: Config, job: Job | None = None) -> Plan:
     """The plan of a run; what it needs is read, and nothing is written."""
+    job = job or Job()
+    require_shares({"prompts": config.igpo["prompts"], "[sft] batch": config.section("sft").batch}, job.processes)
     notes: list[str] = []
     device, loaded = device_of(config), model_of(config)
     real = loaded.tokenizer is not None
@@ -217,7 +247,11 @@ def plan(config: Config) -> Plan:
     def add(phase: str, part: str, count: Count, speed: float, stuck: float | None = None) -> None:
         flops = training_cost(config, figures, count) if part == "update" else count.flops(figures)
         if count.inputs:
-            work.append(Work(phase=phase, part=part, stuck=stuck, count=count, flops=flops, seconds=flops / speed))
+            work.append(
+                Work(
+                    phase=phase, part=part, stuck=stuck, count=count, flops=flops, seconds=flops / speed / job.processes
+                )
+            )
 
     if steps["sft"]:
         pairs = first_pairs(config, loaded, notes)
@@ -239,7 +273,11 @@ def plan(config: Config) -> Plan:
         first = shares[STUCK[0]]
         width = first.batch.prompt.shape[1]
         columns = max(columns, width + config.run.width)
-        sampled, updated = first.most["rollout"], max(updated, *(one.most["update"] for one in shares.values()))
+        rows = algorithm.prompts * algorithm.group // job.processes
+        sampled, updated = (
+            min(first.most["rollout"], rows),
+            max(updated, *(one.most["update"] for one in shares.values())),
+        )
         reference = bytes_in(weights) if needs_copy(config, algorithm) else 0
         task = {"name": config.values["task"]["name"], "prompt": width, "problems": len(problems.problems)}
         speeds = bench.igpo(algorithm, problems, first.batch) if bench else (rate, rate)
@@ -250,7 +288,8 @@ def plan(config: Config) -> Plan:
                 counts = [(counts[0][0], None)]
             for count, share in counts:
                 add("igpo", part, count, speed, share)
-    saved = saved_bytes(policy, columns, device if real else "meta")
+    with bench.precision() if bench else nullcontext():
+        saved = saved_bytes(policy, columns, device if real else "meta")
     size = next(policy.parameters()).element_size()
     vocabulary, hidden = loaded.denoiser.get_output_embeddings().weight.shape
     layer = saved // max(1, len(layers))
@@ -265,15 +304,20 @@ def plan(config: Config) -> Plan:
     with torch.enable_grad():
         logits = 4 * min(most_logits(torch.device(device)), updated * config.run.width * vocabulary)
     memory = {
-        "weights": bytes_in(policy.parameters()),
-        "gradients": trained,
-        "optimizer": max(states.values(), default=0),
-        "reference": reference,
+        "weights": job.part(bytes_in(policy.parameters())),
+        "gradients": job.part(trained),
+        "optimizer": job.part(max(states.values(), default=0)),
+        "reference": job.part(reference),
         "activations of an update": updated * kept,
         "logits of an update": 2 * logits,
         "activations of sampling": sampled * (layer + cache),
         "logits of sampling": 2 * 4 * min(POSITIONS, sampled * config.run.width) * vocabulary if sampled else 0,
     }
+    if job.spread:
+        whole = bytes_of(bytes_in(weights))
+        notes.append(
+            f"weights are spread; where {whole} more fit, each process gathers them once for a step's rollouts"
+        )
     parts = list(memory.values())
     disk = {f"checkpoint of {phase}": trained + state for phase, state in states.items()}
     every = config.run.save_every
@@ -284,6 +328,7 @@ def plan(config: Config) -> Plan:
     disk["model"] = bytes_in(weights)
     disk["start of RL"] = bytes_in(weights) if len(states) == 2 else 0
     return Plan(
+        processes=job.processes,
         model={
             "name": config.values["model"]["name"],
             "path": config.values["model"].get("path"),
@@ -366,7 +411,7 @@ def remote(config: Config, scope: str | None, notes: list[str]) -> Iterator[None
 
 
 def measured(config: Config) -> dict[str, float]:
-    """Mean seconds by phase and part, of the run whose run.toml was given; empty for any other configuration."""
+    """Median seconds by phase and part, and bytes, of the run whose run.toml was given; else empty."""
     if config.file is None or config.file.name != "run.toml":
         return {}
     rows = read_metrics(config.file.parent)
@@ -375,7 +420,10 @@ def measured(config: Config) -> dict[str, float]:
         for name, part in (("time/rollout", "rollout"), ("time/inpaint", "inpainting"), ("time/learn", "learning")):
             if name in row:
                 times.setdefault(f"{row['phase']} {part}", []).append(row[name])
-    return {name: sum(seconds) / len(seconds) for name, seconds in times.items()}
+    found = {name: median(seconds) for name, seconds in times.items()}
+    environment = config.file.with_name("environment.json")
+    peak = json.loads(environment.read_text(encoding="utf-8")).get("peak_memory") if environment.is_file() else None
+    return found if peak is None else {**found, MEMORY: peak}
 
 
 # On paper ------------------------------------------------------------------------------------------------------------
@@ -383,8 +431,9 @@ def measured(config: Config) -> dict[str, float]:
 
 def show(made: Plan) -> None:
     """The plan as tables."""
+    where = made.device if made.processes == 1 else f"{made.processes} x {made.device}"
     model, run = made.model, ", ".join(f"{count} steps of {phase}" for phase, count in made.steps.items() if count)
-    print(f"{run}; {model['name']}, {model['weights']:,} weights, {model['trainable']:,} trained, on {made.device}\n")
+    print(f"{run}; {model['name']}, {model['weights']:,} weights, {model['trainable']:,} trained, on {where}\n")
     titles = ("a step of", "stuck", "forwards", "tokens", "head positions", "FLOP", "time")
     columns = [
         table.Column(title, right=number > 0, style="" if number else "bold") for number, title in enumerate(titles)
@@ -402,7 +451,10 @@ def show(made: Plan) -> None:
         for one in made.work
     ]
     table.show(columns, rows)
-    for title, sizes in (("memory", {**made.memory, "at most together": made.peak}), ("disk", made.disk)):
+    for title, sizes in (
+        ("memory" if made.processes == 1 else "memory of each", {**made.memory, "at most together": made.peak}),
+        ("disk", made.disk),
+    ):
         print()
         table.show(
             [table.Column(title, style="bold"), table.Column("", right=True)],
@@ -411,8 +463,8 @@ def show(made: Plan) -> None:
     if made.measured:
         print()
         table.show(
-            [table.Column("measured in this run", style="bold"), table.Column("time", right=True)],
-            [[name, span(seconds)] for name, seconds in made.measured.items()],
+            [table.Column("measured in this run", style="bold"), table.Column("", right=True)],
+            [[name, (bytes_of if name == MEMORY else span)(value)] for name, value in made.measured.items()],
         )
     print()
     for note in (*made.notes, f"time: {how_timed(made)}"):

@@ -126,6 +126,12 @@ def environment(device: str) -> dict[str, object]:
     }
 
 
+def note_environment(folder: Path, **found: object) -> None:
+    """Add what only the run itself could tell to its environment.json."""
+    path = folder / "environment.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | found)
+
+
 def write_json(path: Path, value: object) -> None:
     """Pretty JSON with a final newline."""
     replace(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

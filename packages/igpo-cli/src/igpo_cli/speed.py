@@ -69,7 +69,7 @@ class Bench:
         """FLOP a second of rollouts and of learning; `batch` is of the stand-in, so its tokens stand for any."""
         rows = min(self.config.run.play_rows, algorithm.prompts * algorithm.group)
         prompts = list(islice(cycle(problem.prompt for problem in problems.problems), rows))
-        with self._precision():
+        with self.precision():
             sampling = sampling_rate(self.config, self.loaded, self.policy, self.figures, prompts, self.device)
         least = max(1, algorithm.score_rows // algorithm.group) * algorithm.group
         entries = self.loaded.denoiser.get_input_embeddings().num_embeddings
@@ -82,7 +82,7 @@ class Bench:
         once = evolve(algorithm, updates=1, measure=())
 
         def work(policy: Any) -> Iterator[Tensor]:
-            with self._precision():
+            with self.precision():
                 for part in once.learn(policy, None, some, 0, mask_id=self.loaded.mask_id):
                     yield part.value
 
@@ -97,7 +97,7 @@ class Bench:
         view = noise(examples, torch.arange(len(examples)), len(examples), seed=0, step=0, mask_id=self.loaded.mask_id)
 
         def work(policy: Any) -> Iterator[Tensor]:
-            with self._precision():
+            with self.precision():
                 yield sft_loss(policy, view, examples.target, rows=len(examples), masked=1).value
 
         return self._training(work)
@@ -111,7 +111,8 @@ class Bench:
 
         return training_rate(work, self.policy, self.figures, cost, self.device)
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
+        """What its forwards run in."""
         mixed = self.config.run.precision == "bfloat16"
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16) if mixed else nullcontext()
 
@@ -140,8 +141,14 @@ def sampling_rate(
         elif now(device) - begun > PATIENCE:
             raise EnoughError
 
-    with suppress(EnoughError):
+    def sample(watch: Callable[[int, Tensor], None] | None) -> None:
         sampler(counted, canvas, seeds, mask_id=loaded.mask_id, eos_id=loaded.eos_id, watch=watch)
+
+    with suppress(EnoughError):
+        sample(watch)
+    if not counted.count.inputs:  # that first forward was all
+        begun = now(device)
+        sample(None)
     return counted.count.flops(figures) / (now(device) - begun)
 
 

@@ -35,7 +35,7 @@ from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.problems import encode_pairs, own_trace
 from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, told_best, write_config
-from igpo_cli.screen import Screen
+from igpo_cli.screen import Screen, peak_memory
 from igpo_cli.signals import Signals
 from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.trackers import Trackers
@@ -258,6 +258,9 @@ class Training:
                 f"{self.signals.remedy}"
             ) from error
         self.tracker.message(f"model saved to {self.folder / 'model'}")
+        if self.accelerator.is_main_process:
+            with self.tracker.unless_full("environment.json does not say how much memory was used"):
+                runs.note_environment(self.folder, peak_memory=peak_memory())
         if (told := told_best(checkpoints_of(self.folder, self.config), self.folder)) is not None:
             self.tracker.message(told)
         return self.folder

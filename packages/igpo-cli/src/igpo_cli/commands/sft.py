@@ -32,7 +32,7 @@ def register(app: App) -> None:
         config = config.replacing(steps=0)
         require_trainable(config)
         if dry_run:
-            say_plan(config, as_json)
+            say_plan(config, processes, accelerate, as_json)
             return
         from igpo_cli.training import run
 

@@ -22,11 +22,11 @@ DryRun = Annotated[
 PlanJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print it as JSON.")]
 
 
-def say_plan(config: Config, as_json: bool) -> None:
+def say_plan(config: Config, processes: int | None, accelerate: Path | None, as_json: bool) -> None:
     """Print what the run would do."""
-    from igpo_cli.plan import plan, show
+    from igpo_cli.plan import Job, plan, show
 
-    made = plan(config)
+    made = plan(config, Job.of(processes, accelerate))
     if as_json:
         print(made.as_json())
     else:
@@ -58,7 +58,7 @@ def register(app: App) -> None:
             )
         require_trainable(config)
         if dry_run:
-            say_plan(config, as_json)
+            say_plan(config, processes, accelerate, as_json)
             return
         from igpo_cli.training import run
 
