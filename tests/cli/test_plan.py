@@ -220,6 +220,14 @@ def test_a_plan_of_a_run_shows_what_was_measured(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_layers_that_are_computed_again_are_not_kept():
+    kept, again = (
+        plan(small(gradient_checkpointing=on)).memory["activations of an update"] for on in ("false", "true")
+    )
+    layer = kept / 3  # of three layers, one is there at a time
+    assert layer < again < kept
+
+
 def test_the_figures_of_llada_8b_are_those_of_its_paper():
     config = resolve("paper-llada", None, {}, CATALOGUE)
     loaded = llada_8b(config)

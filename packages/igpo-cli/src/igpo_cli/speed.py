@@ -109,7 +109,11 @@ class Bench:
         def cost(count: Count) -> int:
             return training_cost(self.config, self.figures, count)
 
-        return training_rate(work, self.policy, self.figures, cost, self.device)
+        rate = training_rate(work, self.policy, self.figures, cost, self.device)
+        if self.config.run.gradient_checkpointing:
+            denoiser = self.loaded.denoiser
+            (getattr(denoiser, "activation_checkpointing_disable", None) or denoiser.gradient_checkpointing_disable)()
+        return rate
 
     def precision(self) -> AbstractContextManager[Any]:
         """What its forwards run in."""
