@@ -61,9 +61,9 @@ def small(most: int, late: bool = False, score_rows: int = 64, **options) -> Run
     return run
 
 
-def routine(run: Run, said: list[str]):
+def routine(run: Run, said: list[str], *rooms: Room):
     plain = run.routine
-    run.routine = lambda **options: plain(say=said.append, **options)
+    run.routine = lambda **options: plain(say=said.append, rooms=rooms, **options)
     return run
 
 
@@ -107,14 +107,18 @@ def test_a_device_that_is_too_small_changes_no_number(straight, late):
 def test_a_run_that_goes_on_knows_what_fitted(tmp_path, straight):
     """Unless another size is asked for, as for a larger device."""
     said: list[str] = []
-    first = routine(small(3, folder=tmp_path, stop_after=2), said)
+    playing = Room(16, "sampling", "play_rows")
+    playing.limit = 4
+    first = routine(small(3, folder=tmp_path, stop_after=2), said, playing)
     assert first.sft() == 2
     assert len(said) == 2
     saved = first.checkpoints.latest()
-    assert saved.load()["rooms"] == {"score_rows": [64, 2]}
-    again = routine(small(3), said)
+    assert saved.load()["rooms"] == {"score_rows": [64, 2], "play_rows": [16, 4]}
+    playing = Room(16, "sampling", "play_rows")
+    again = routine(small(3), said, playing)
     again.sft(saved)
     assert len(said) == 2
+    assert playing.limit == 4
     assert [step for step, _, _ in again.log] == [3]
     assert again.log[0][2]["sft/loss"] == pytest.approx(straight.log[2][2]["sft/loss"], abs=1e-9)
     larger = routine(small(99, score_rows=32), said)
