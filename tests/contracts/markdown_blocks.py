@@ -1,7 +1,8 @@
 """The fenced code blocks of a Markdown file, so that documents run as tests.
 
 The word after the language says what happens: `python` runs, `python sketch` is only compiled, `console run` runs its
-`$` lines, `console slow` too but among the slow tests, and `file=NAME` writes the block to a file. Others are prose.
+`$` lines, `console slow` too but among the slow tests, `console installed` there too, from wheels; `file=NAME` writes the
+block to a file. Others are prose.
 """
 
 from __future__ import annotations

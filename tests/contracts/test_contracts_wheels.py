@@ -1,12 +1,17 @@
-"""Each library installs alone, from its wheel, in a clean environment, and its README runs there."""
+"""Each library installs alone, from its wheel, in a clean environment, and its README runs there; so does the tutorial."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,8 +83,72 @@ def test_a_library_alone_runs_its_readme(library: str, wheels: dict[str, Path], 
     assert re.findall(r"^igpo-\w+", listed, re.MULTILINE) == [library]
 
 
-def test_the_command_runs_from_the_four_wheels(wheels: dict[str, Path], tmp_path: Path) -> None:
-    python = install(tmp_path / "venv", *wheels.values())
-    igpo = python.with_name("igpo")
+@pytest.fixture(scope="module")
+def igpo(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command, installed from its wheel; the libraries are found by name beside it."""
+    return install(tmp_path_factory.mktemp("newcomer") / "venv", *wheels.values()).with_name("igpo")
+
+
+def test_the_command_runs_from_the_four_wheels(igpo: Path, tmp_path: Path) -> None:
     assert "train" in command(igpo, "--help", cwd=tmp_path)
     assert command(igpo, "plugins", "--json", cwd=tmp_path).lstrip().startswith("[")
+
+
+def on_a_terminal(script: str, folder: Path, path: Path) -> str:
+    """What a person sees of commands that are typed into a terminal of 100 columns, without colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+    clean = {name: text for name, text in os.environ.items() if name not in {"PYTHONPATH", "NO_COLOR", "COLUMNS"}}
+    running = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=clean | {"PATH": f"{path}{os.pathsep}{clean['PATH']}", "TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # how Linux says that nobody is left at the other end
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode("utf-8", "replace")).replace("\r", "")
+    assert running.wait() == 0, f"{script}\n{text[-3000:]}"
+    return text
+
+
+def words(text: str) -> set[str]:
+    """What stays the same from machine to machine."""
+    return set(re.findall(r"[A-Za-z]{3,}", text))
+
+
+def test_the_tutorial_says_what_a_newcomer_sees(igpo: Path, tmp_path: Path) -> None:
+    """All of its commands, as printed, in an empty directory, and each word of what it shows of their output."""
+    said, shown = "", 0
+    for block in blocks(ROOT / "docs" / "tutorial.md"):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+        elif block.language == "console" and "installed" in block.words:
+            said = on_a_terminal(block.commands, tmp_path, igpo.parent)
+        elif block.language == "text":
+            assert words(block.text) - words(said) == set(), f"line {block.line} of the tutorial; said: {said[-3000:]}"
+            shown += 1
+    assert shown >= 4
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "plain", "mine"}
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_wheels_install_and_compile_on_newer_pythons(version: str, wheels: dict[str, Path], tmp_path: Path) -> None:
+    """Without what they need: torch has no build for these at every place."""
+    python = tmp_path / "venv" / "bin" / "python"
+    made = subprocess.run(
+        [UV, "venv", "--quiet", "--offline", "--python", version, tmp_path / "venv"], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"no Python {version} at hand: {made.stderr.strip().splitlines()[0]}")
+    command(UV, "pip", "install", "--quiet", "--no-deps", "--python", python, *wheels.values())
+    (folder,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    command(python, "-W", "error", "-m", "compileall", "-q", "-f", *folder.glob("igpo_*"))
+    assert len(list(folder.rglob("igpo_*/**/*.pyc"))) > 100
