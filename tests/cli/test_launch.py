@@ -313,7 +313,8 @@ def test_other_launchers_start_the_same_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_launcher_that_starts_processes_anew_goes_on_with_the_jobs_own_run(tmp_path):
+@pytest.mark.parametrize("killed", ["0", "1"])
+def test_a_launcher_that_starts_processes_anew_goes_on_with_the_jobs_own_run(tmp_path, killed):
     """The name is numbered, so a second run would get a folder of its own."""
     argv = words(tmp_path, "any", "--save-every", "1")
     argv.remove("--name")
@@ -331,7 +332,7 @@ def test_a_launcher_that_starts_processes_anew_goes_on_with_the_jobs_own_run(tmp
     while not (folder / "checkpoints" / "igpo-1").exists():
         time.sleep(0.05)
         assert job.poll() is None
-    next(each for each in psutil.Process(job.pid).children() if each.environ()["RANK"] == "1").kill()
+    next(each for each in psutil.Process(job.pid).children() if each.environ()["RANK"] == killed).kill()
     _, err = job.communicate()
     assert job.returncode == 0, err
     assert [each.name for each in tmp_path.iterdir()] == ["tiny-1"]

@@ -34,7 +34,7 @@ class Math:
     timeout: float = field(default=1.0, validator=validators.gt(0.0))
     """Processor seconds for one comparison by algebra. Beyond it the verdict is wrong, with the note "timeout"."""
     workers: int = field(default=4, validator=validators.ge(1))
-    """Worker processes of a machine at most, which the processes of a job share; none is started before an answer takes algebra."""
+    """Worker processes of a machine at most, shared by a job's processes. None starts before an answer takes algebra."""
     memory: int = field(default=1024, validator=validators.ge(256))
     """Memory limit of a worker process in MiB."""
 
