@@ -8,6 +8,9 @@ import inspect
 import json
 import os
 import platform
+import subprocess
+import sys
+import time
 
 from benchmarks import harness
 
@@ -24,8 +27,15 @@ def main() -> None:
     unknown = set(options.cases) - set(harness.cases())
     if unknown:
         parser.error(f"no case named {', '.join(sorted(unknown))}; there are {', '.join(harness.cases())}")
+    failed = []
     for case in options.cases or harness.cases():
-        result = harness.run_apart(case, options.quick)
+        start = time.perf_counter()
+        try:
+            result = harness.run_apart(case, options.quick)
+        except subprocess.CalledProcessError as error:  # it has said why; the other cases are worth as much without it
+            failed.append(f"{case} (exit code {error.returncode})")
+            continue
+        print(f"{case}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         if "skipped" in result:
             print(f"{case}: {result['skipped']}", end="\n\n", flush=True)
             continue
@@ -33,6 +43,8 @@ def main() -> None:
         print(text, end="\n\n", flush=True)
         if not options.quick:
             harness.write(case, text)
+    if failed:
+        sys.exit(f"These cases failed, and their tables are as they were: {', '.join(failed)}")
 
 
 def run_here(case: str, quick: bool) -> dict[str, object]:

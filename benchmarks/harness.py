@@ -1,7 +1,7 @@
 """What a benchmark case needs: medians of interleaved runs, peak memory, and a table of both sides.
 
-A case is a module of this package with `NAME: str` and `run(quick: bool) -> list[Row]`; its docstring says what is
-compared. It runs in a process of its own, so that one case's memory is not another's.
+A case is a module of this package with `NAME: str` and `run(quick: bool) -> list[Row]`, or a `str` that is a table of
+another kind; its docstring says what is compared. It runs in a process of its own, so that one case's memory is not another's.
 """
 
 from __future__ import annotations
@@ -126,20 +126,29 @@ def table(rows: Iterable[Row]) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}x"
         figures = [_figure(row[key]) for key in ("ours_s", "baseline_s", "ours_mb", "baseline_mb")]
         lines.append((row["case"], *figures[:2], ratio, *figures[2:], row["note"]))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    return grid(lines)
+
+
+def grid(lines: Iterable[Sequence[str]]) -> str:
+    """The same of cells as they are, the first line being the head."""
+    head, *rest = lines
+    widths = [max(map(len, column)) for column in zip(head, *rest, strict=True)]
+    every = [head, ["-" * width for width in widths], *rest]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in every)
 
 
 def section(result: dict[str, Any]) -> str:
     """A case's part of the report."""
-    return f"## {result['name']}\n\n{result['about']}\n\n{table(result['rows'])}\n\n{result['machine']}"
+    rows = result["rows"]
+    tables = rows if isinstance(rows, str) else table(rows)
+    return f"## {result['name']}\n\n{result['about']}\n\n{tables}\n\n{result['machine']}"
 
 
-def write(case: str, text: str, report: Path = REPORT) -> None:
+def write(case: str, text: str, report: Path | None = None) -> None:
     """Replace the case's part of the report, or append it; everything outside the markers stays as it is."""
     before, after = f"<!-- begin {case} -->", f"<!-- end {case} -->"
     part = f"{before}\n{text}\n{after}"
+    report = report or REPORT
     old = report.read_text(encoding="utf-8") if report.exists() else "# Performance\n"
     new, found = re.subn(re.escape(before) + ".*?" + re.escape(after), lambda _: part, old, flags=re.DOTALL)
     report.write_text(new if found else f"{old.rstrip()}\n\n{part}\n", encoding="utf-8")

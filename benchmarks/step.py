@@ -16,27 +16,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from benchmarks import rollout
 from benchmarks.harness import Row, row
 from igpo_rl import GRPO, IGPO, MeanField, Problem, RandomLength, Rollouts, TopEntropy, UniformChunks
+from igpo_rl.views import LikelihoodEstimator
 from igpo_sampling import Canvas, LLaDASampler
 from igpo_sampling.models.llada_network import LLaDAForDiffusion
 
 NAME = "A whole step"
 GROUP, PROMPT, WIDTH, UPDATES, BETA = 4, 64, 128, 4, 0.01
+PHASE = "phase: "
+"""What the names of the phases begin with where a profiler sees them."""
 PHASES = ("rollout", "inpaint", "old and reference", "update")
 
 
-def tasks(count: int, vocabulary: int) -> list[Problem]:
+def tasks(count: int, vocabulary: int, prompt: int = PROMPT, width: int = WIDTH) -> list[Problem]:
     """Random prompts with a random solution of the whole completion."""
     generator = torch.Generator().manual_seed(3)
 
     def draw(size: int) -> Tensor:
         return torch.randint(vocabulary - 1, (size,), generator=generator)
 
-    every = torch.ones(WIDTH, dtype=torch.bool)
-    return [Problem(key=str(at), prompt=draw(PROMPT), trace=draw(WIDTH), hintable=every) for at in range(count)]
+    every = torch.ones(width, dtype=torch.bool)
+    return [Problem(key=str(at), prompt=draw(prompt), trace=draw(width), hintable=every) for at in range(count)]
 
 
 def right(problem: Problem, rows: int, *, hinted: bool) -> Tensor:
@@ -51,9 +55,10 @@ class Clock:
     def __init__(self) -> None:
         self.spent = dict.fromkeys(PHASES, 0.0)
 
-    def run(self, phase: str, function: Callable[..., Any], *inputs: Any) -> Any:
+    def run(self, phase: str, function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         start = time.perf_counter()
-        result = function(*inputs)
+        with record_function(PHASE + phase):
+            result = function(*inputs, **named)
         self.spent[phase] += time.perf_counter() - start
         return result
 
@@ -68,14 +73,24 @@ def descend(model: LLaDAForDiffusion, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def ours(model: LLaDAForDiffusion, problems: Sequence[Problem], steps: int) -> dict[str, float]:
+def ours(
+    model: LLaDAForDiffusion,
+    problems: Sequence[Problem],
+    steps: int,
+    *,
+    updates: int = UPDATES,
+    group: int = GROUP,
+    block: int = rollout.BLOCK,
+    estimator: LikelihoodEstimator = MeanField(),
+) -> dict[str, float]:
     """One step -> seconds by phase."""
     mask_id, clock = model.config.vocab_size - 1, Clock()
-    sampler = LLaDASampler(steps=steps, block=rollout.BLOCK, temperature=1.2)
+    sampler = LLaDASampler(steps=steps, block=block, temperature=1.2)
+    width = len(problems[0].trace)
 
     @torch.no_grad()
     def play(asked: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
-        canvas = Canvas.blank([problem.prompt for problem in asked], WIDTH, mask_id=mask_id, pad_id=0)
+        canvas = Canvas.blank([problem.prompt for problem in asked], width, mask_id=mask_id, pad_id=0)
         canvas = canvas if overlay is None else canvas.inpaint(overlay)
         sample = clock.run(
             "rollout" if overlay is None else "inpaint",
@@ -84,20 +99,20 @@ def ours(model: LLaDAForDiffusion, problems: Sequence[Problem], steps: int) -> d
             canvas,
             seeds,
         )
-        correct = [right(problem, GROUP, hinted=overlay is not None) for problem in asked[::GROUP]]
+        correct = [right(problem, group, hinted=overlay is not None) for problem in asked[::group]]
         flags = torch.cat(correct) if correct else torch.zeros(0, dtype=torch.bool)
         return Rollouts(
-            prompt=canvas.tokens[:, :PROMPT],
-            prompt_valid=canvas.attention[:, :PROMPT],
+            prompt=canvas.tokens[:, :-width],
+            prompt_valid=canvas.attention[:, :-width],
             completion=sample.completion,
-            given=canvas.given[:, PROMPT:],
+            given=canvas.given[:, -width:],
             valid=torch.ones_like(sample.completion, dtype=torch.bool),
             order=sample.order,
             confidence=sample.confidence,
             reward=flags.float(),
             correct=flags,
             verifiable=torch.ones_like(flags),
-            group=torch.arange(len(asked)) // GROUP,
+            group=torch.arange(len(asked)) // group,
             forwards=sample.forwards,
         )
 
@@ -105,29 +120,26 @@ def ours(model: LLaDAForDiffusion, problems: Sequence[Problem], steps: int) -> d
         chunker=RandomLength(low=5, high=10),
         injection=UniformChunks(),
         filter=TopEntropy(),
-        estimator=MeanField(),
+        estimator=estimator,
         loss=GRPO(beta=BETA),
-        group=GROUP,
+        group=group,
         prompts=len(problems),
-        updates=UPDATES,
+        updates=updates,
     )
-    optimizer, fixed = optimizer_of(model), 0.0
+    optimizer = optimizer_of(model)
 
-    def timed(*inputs: Any, **named: Any) -> Any:
-        nonlocal fixed
-        start = time.perf_counter()
-        result = model(*inputs, **named)
-        fixed += 0.0 if torch.is_grad_enabled() else time.perf_counter() - start
-        return result
+    def policy(*inputs: Any, **named: Any) -> Any:
+        run = model if torch.is_grad_enabled() else partial(clock.run, "old and reference", model)
+        return run(*inputs, **named)
 
-    batch = algorithm.collect(play, iter(problems), progress=0.0, step=0)
-    start = time.perf_counter()
-    for part in algorithm.learn(timed, timed, batch, 0, mask_id=mask_id):
-        part.value.backward()
-        if part.last:
-            descend(model, optimizer)
-    clock.spent["old and reference"] = fixed
-    clock.spent["update"] = time.perf_counter() - start - fixed
+    def learn(batch: Rollouts) -> None:
+        for part in algorithm.learn(policy, policy, batch, 0, mask_id=mask_id):
+            part.value.backward()
+            if part.last:
+                descend(model, optimizer)
+
+    clock.run("update", learn, algorithm.collect(play, iter(problems), progress=0.0, step=0))
+    clock.spent["update"] -= clock.spent["old and reference"]  # they are called inside it
     return clock.spent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def test_a_case_that_this_machine_cannot_run_says_why_and_writes_nothing(
     __main__.main()
     assert capsys.readouterr().out.startswith("gpu_rollout: no GPU at hand")
     assert harness.REPORT.read_bytes() == before
+
+
+def test_a_case_that_fails_costs_no_other_case_its_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def apart(case: str, quick: bool) -> dict[str, object]:
+        if case == "rollout":
+            raise subprocess.CalledProcessError(-9, case)
+        return {"name": case, "about": "", "rows": "| a table |", "machine": ""}
+
+    monkeypatch.setattr(harness, "run_apart", apart)
+    monkeypatch.setattr(harness, "REPORT", tmp_path / "performance.md")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "draws", "rollout", "step"])
+    with pytest.raises(SystemExit, match=r"rollout \(exit code -9\)"):
+        __main__.main()
+    assert "| a table |" in capsys.readouterr().out
+    report = harness.REPORT.read_text()
+    assert [case in report for case in ("## draws", "## rollout", "## step")] == [True, False, True]
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
