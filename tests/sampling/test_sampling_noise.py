@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_sampling.noise import PART, draw, uniform
+from igpo_sampling.noise import PART, draw, largest, uniform
 
 
 def surprise(counts: torch.Tensor, shares: torch.Tensor) -> float:
@@ -87,6 +87,18 @@ def test_draw_never_takes_a_token_without_probability(data):
     u = torch.tensor([0.0, 2.0**-24, 0.1, 0.5, 0.9, 0.999, 1 - 2.0**-23, 1 - 2.0**-24])
     tokens = draw(logits, u)
     assert (logits.softmax(1).gather(1, tokens[:, None]) > 0).all()
+
+
+@given(st.data())
+def test_largest_is_argmax_and_the_first_of_equal_ones(data):
+    vocab = data.draw(st.sampled_from([1, 5, PART - 1, PART, PART + 1, 3 * PART + 7]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    logits = torch.randint(data.draw(st.sampled_from([2, 10, 10**6])), (8, vocab), generator=generator).float()
+    logits[torch.rand(8, vocab, generator=generator) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))] = -torch.inf
+    logits[torch.rand(8, vocab, generator=generator) < data.draw(st.sampled_from([0.0, 1e-3]))] = torch.nan
+    first = [next((i for i, x in enumerate(row) if x != x), row.index(max(row))) for row in logits.tolist()]
+    assert largest(logits).tolist() == first
+    assert largest(logits[:0]).shape == (0,)
 
 
 def test_draw_is_the_inverse_of_the_cumulative_sum():

@@ -209,7 +209,10 @@ class _Reader:
         logits[:, self.mask_id] = -torch.inf  # never sampled ...
         narrow = (how.top_p < 1 or how.top_k is not None) and (how.temperature > 0 or self.tempered)
         drawn = noise.narrowed(logits, scale, how.top_p, how.top_k) if narrow else logits
-        tokens = drawn.argmax(1) if how.temperature == 0 else noise.draw(drawn, u, 1.0 if narrow else how.temperature)
+        if how.temperature == 0:
+            tokens = noise.largest(drawn)
+        else:
+            tokens = noise.draw(drawn, u, 1.0 if narrow else how.temperature)
         logits[:, self.mask_id] = mask  # ... but part of the softmax that confidences are taken from
         judged = (drawn if narrow else logits / scale) if self.tempered else logits
         return tokens, self.confidence(judged, tokens, v).float(), drift

@@ -11,7 +11,7 @@ from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 PART = 512
-"""Tokens per part in `draw`: about the square root of a large vocabulary."""
+"""Tokens per part in `draw` and `largest`: about the square root of a large vocabulary."""
 TOKEN, CONFIDENCE, ORDER = 0, 1, 2
 """Streams of the denoising loop; any other number is free for a sampler's own."""
 
@@ -58,6 +58,21 @@ def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:
     column = part * PART + torch.arange(PART, device=part.device)
     inside = weight.gather(1, column.clamp(max=V - 1)) * (column < V)
     return (part * PART + _first_above(inside.cumsum(1), inside, rest))[:, 0]
+
+
+def largest(logits: Tensor) -> Tensor:
+    """logits (N, V) -> (N,) long: `logits.argmax(1)`, the first of equal ones, as draws of temperature 0.
+
+    In two levels too: of a row's largest value a CPU is told ten times sooner than of its place.
+    """
+    V, width = logits.shape[1], min(PART, logits.shape[1])
+    parts = logits[:, : V // PART * PART].reshape(len(logits), V // PART, PART).amax(2)
+    parts = torch.cat(
+        [parts, logits[:, -width:].amax(1, keepdim=True)], 1
+    )  # the last one may reach into that before it
+    start = (parts.argmax(1, keepdim=True) * PART).clamp(max=V - width)
+    inside = logits.gather(1, start + torch.arange(width, device=start.device))
+    return start[:, 0] + inside.argmax(1)
 
 
 def _first_above(edges: Tensor, weight: Tensor, target: Tensor) -> Tensor:
