@@ -106,9 +106,16 @@ def row(case: str, pairs: Iterable[tuple[float, float]], peaks: Sequence[Any] = 
     )
 
 
+def measured(case: str, taken: float, memory: float | None = None, note: str = "") -> Row:
+    """A row without a baseline."""
+    return Row(case=case, ours_s=taken, baseline_s=None, ratio=None, ours_mb=memory, baseline_mb=None, note=note)
+
+
 def cases() -> list[str]:
     """Names of the case modules, in alphabetical order."""
-    return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in {"__init__", "__main__", "harness"})
+    return sorted(
+        path.stem for path in HERE.glob("*.py") if path.stem not in {"__init__", "__main__", "counted", "harness"}
+    )
 
 
 def run_apart(case: str, quick: bool) -> dict[str, Any]:

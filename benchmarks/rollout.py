@@ -1,8 +1,9 @@
 """Exact rollouts against the published loop: one model, one process, the same schedule, hints in half of the rows.
 
 The published loop reads the model at every position, takes a float64 softmax and float64 Gumbel noise over the whole
-vocabulary there, and chooses each row's tokens by a top-k on the host (LLaDA's own loop: a float32 softmax). Ours
-reads the blanks of the block. Memory is the peak of a step with 8 rows, and the longest baseline is run twice. The
+vocabulary there, and chooses each row's tokens by a top-k on the host (LLaDA's own loop: a float32 softmax); a batch of
+64 it takes 8 rows at a time. Ours reads the blanks of the block. Memory is the peak of a step with 8 rows; the longest
+baselines are run once. Notes count forwards of a row and head positions, of those that the published loop makes. The
 caches stand beside our exact sampler, with the share of tokens on which they agree: random weights, on which a token
 decides all that follow, make them differ more than a trained model does. The last rows say what sampling adds to the
 forwards that it makes, of 64 rows, half of whose columns are blank.
@@ -14,15 +15,19 @@ import time
 from collections.abc import Callable
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from benchmarks import harness
+from benchmarks.counted import Counted
 from benchmarks.harness import Row, compare
 from igpo_sampling import Canvas, LLaDASampler
 from igpo_sampling.models.llada_network import LLaDAConfig, LLaDAForDiffusion
 
 NAME = "Rollout"
 ROWS, PROMPT, WIDTH, BLOCK = 8, 64, 128, 32
+HINTS = {"no hints": slice(None), "hints in half": slice(None, None, 2), "hints in all": slice(0)}
+"""The rows without hints, by what it is called."""
 
 
 def network(vocabulary: int, width: int, layers: int) -> LLaDAForDiffusion:
@@ -36,13 +41,15 @@ def network(vocabulary: int, width: int, layers: int) -> LLaDAForDiffusion:
     return made.eval()
 
 
-def canvas(vocabulary: int, rows: int = ROWS, prompt: int = PROMPT, width: int = WIDTH) -> Canvas:
-    """Random prompts; every second row has a quarter of its completion given."""
+def canvas(
+    vocabulary: int, rows: int = ROWS, prompt: int = PROMPT, width: int = WIDTH, hints: str = "hints in half"
+) -> Canvas:
+    """Random prompts; rows with hints have a quarter of their completions given."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(vocabulary - 1, (rows, prompt), generator=generator)
     overlay = torch.randint(vocabulary - 1, (rows, width), generator=generator)
     overlay[torch.rand(rows, width, generator=generator) > 0.25] = -1
-    overlay[::2] = -1
+    overlay[HINTS[hints]] = -1
     return Canvas.blank(list(prompts), width, mask_id=vocabulary - 1, pad_id=0).inpaint(overlay)
 
 
@@ -88,10 +95,12 @@ def published(
     return x[:, P:]
 
 
-def rollout(model: LLaDAForDiffusion, canvas: Canvas, steps: int, temperature: float, cache: str = "none") -> Tensor:
+def rollout(
+    model: LLaDAForDiffusion | Counted, canvas: Canvas, steps: int, temperature: float, cache: str = "none"
+) -> Tensor:
     sampler = LLaDASampler(steps=steps, block=BLOCK, temperature=temperature, cache=cache)
-    seeds = torch.arange(len(canvas))
-    return sampler(model, canvas, seeds, mask_id=model.config.vocab_size - 1, eos_id=0).completion
+    mask_id = (model.model if isinstance(model, Counted) else model).config.vocab_size - 1
+    return sampler(model, canvas, torch.arange(len(canvas)), mask_id=mask_id, eos_id=0).completion
 
 
 def agreement(results: dict[str, Tensor]) -> str:
@@ -100,28 +109,59 @@ def agreement(results: dict[str, Tensor]) -> str:
     return f"{(ours == theirs).float().mean():.1%} of {ours.numel()} tokens equal"
 
 
+def work(model: LLaDAForDiffusion, blank: Canvas, steps: int, taken: float, cache: str = "none") -> str:
+    """What our side does: tokens a second of `taken`; a row's forwards and head positions, of all that there are."""
+    counted = Counted(model)
+    rollout(counted, blank, steps, 0.0, cache)
+    rows, columns = blank.tokens.shape
+    return (
+        f"{steps} steps; {int(blank.blanks.sum()) / taken:,.0f} tokens a second, "
+        f"{counted.inputs:,} of {rows * steps:,} forwards, {counted.head:,} of {rows * columns * steps:,} head positions"
+    )
+
+
 def versus_published(
-    model: LLaDAForDiffusion, rows: int, steps: int, temperature: float, softmax: torch.dtype, repeats: int
+    model: LLaDAForDiffusion,
+    rows: int,
+    steps: int,
+    temperature: float,
+    softmax: torch.dtype,
+    repeats: int,
+    hints: str = "hints in half",
 ) -> Row:
+    """The published loop takes more than 8 rows 8 at a time, as its memory demands."""
     vocabulary = model.config.vocab_size
-    blank, many = canvas(vocabulary, rows), canvas(vocabulary)
+    blank, many = canvas(vocabulary, rows, hints=hints), canvas(vocabulary)
     results: dict[str, Tensor] = {}
 
     def ours() -> None:
         results["ours"] = rollout(model, blank, steps, temperature)
 
     def theirs() -> None:
-        results["theirs"] = published(model, blank, steps, temperature, softmax)
+        fields = zip(*(field.split(ROWS) for field in (blank.tokens, blank.given, blank.attention)), strict=True)
+        parts = [evolve(blank, tokens=tokens, given=given, attention=seen) for tokens, given, seen in fields]
+        results["theirs"] = torch.cat([published(model, part, steps, temperature, softmax) for part in parts])
 
     small = (
         lambda: rollout(model, many, WIDTH // BLOCK, temperature),
         lambda: published(model, many, WIDTH // BLOCK, temperature, softmax, last=0),
     )
     name = "published" if softmax == torch.float64 else "LLaDA's own"
-    case = f"V {vocabulary:,}, T {temperature:g}, {name} loop"
+    case = f"V {vocabulary:,}, T {temperature:g}, batch {rows}, {hints}, {name} loop"
     row = compare(case, ours, theirs, repeats=repeats, small=small)
-    row["note"] = f"{rows} rows, {steps} steps" + (f"; {agreement(results)}" if temperature == 0 else "")
+    row["note"] = work(model, blank, steps, row["ours_s"])
+    if temperature == 0:
+        row["note"] += f"; {agreement(results)}"
     return row
+
+
+def alone(model: LLaDAForDiffusion, rows: int, steps: int, temperature: float) -> Row:
+    """Where the published loop would take hours or more memory than there is."""
+    vocabulary = model.config.vocab_size
+    blank = canvas(vocabulary, rows)
+    taken = harness.seconds(lambda: rollout(model, blank, steps, temperature), repeats=1)
+    case = f"V {vocabulary:,}, T {temperature:g}, batch {rows}, hints in half, alone"
+    return harness.measured(case, taken, note=work(model, blank, steps, taken))
 
 
 def versus_exact(model: LLaDAForDiffusion, cache: str, steps: int) -> Row:
@@ -136,7 +176,7 @@ def versus_exact(model: LLaDAForDiffusion, cache: str, steps: int) -> Row:
     def exact() -> None:
         results["theirs"] = rollout(model, blank, steps, 0.0)
 
-    row = compare(f"V {vocabulary:,}, T 0, {cache} cache, our exact sampler", ours, exact, repeats=3)
+    row = compare(f"V {vocabulary:,}, T 0, {cache} cache, our exact sampler", ours, exact, repeats=2)
     row["note"] = f"{ROWS} rows, {steps} steps; {agreement(results)}"
     return row
 
@@ -186,16 +226,21 @@ def overhead(model: LLaDAForDiffusion, temperature: float, rows: int, width: int
 
 
 def run(quick: bool) -> list[Row]:
-    exact, low = torch.float64, torch.float32
-    # vocabulary, rows, repeats at temperature 0 and above: as many as keep the baseline's part to minutes
-    sizes = [(1_000, 2, 1, 1)] if quick else [(32_000, 8, 3, 2), (126_464, 4, 3, 2)]
-    steps, rows = (4 if quick else 16), []
-    for vocabulary, some, often, seldom in sizes:
+    exact, low, few = torch.float64, torch.float32, WIDTH // BLOCK
+    # vocabulary, and rows: as many as keep the baseline's part to minutes
+    sizes = [(1_000, 2)] if quick else [(32_000, 8), (126_464, 4)]
+    steps, often, rows = (4, 1, list[Row]()) if quick else (16, 2, list[Row]())
+    for vocabulary, some in sizes:
         model = network(vocabulary, 256, 4)
-        rollout(model, canvas(vocabulary), 4, 1.2)  # what is set up once is no peak of the first row
+        rollout(model, canvas(vocabulary), few, 1.2)  # what is set up once is no peak of the first row
         rows += [versus_published(model, some, steps, 0.0, kind, often) for kind in (exact, low)]
-        rows += [versus_published(model, some, steps, 1.2, exact, seldom)]
+        rows += [versus_published(model, some, steps, 1.2, exact, 1)]
+        rows += [versus_published(model, 1, steps, heat, exact, often, "no hints") for heat in (0.0, 1.2)]
         if vocabulary == sizes[0][0]:
+            rows += [versus_published(model, some, steps, 0.0, exact, 1, hints) for hints in list(HINTS)[::2]]
+            rows += [versus_published(model, 8 * some, few, heat, exact, 1) for heat in (0.0, 1.2)]
             rows += [versus_exact(model, cache, 4 * steps) for cache in ("prefix", "dual")]
+        else:
+            rows += [alone(model, 16 * some, few, heat) for heat in (0.0, 1.2)]
     model = network(1_000, 64, 2) if quick else network(32_000, 768, 12)
     return rows + [overhead(model, temperature, *((4, 16, 1) if quick else (64, 32, 2))) for temperature in (0.0, 1.2)]

@@ -4,13 +4,15 @@ Of a series the first row is measured alone; for every further one the baseline 
 number that has grown, so "1.0x" is strictly linear growth and more is better. Rollouts take 8 steps and read 64 tokens of
 prompt as well, so they grow more slowly than L. Scoring is one group, mean-field, whose rows share one forward; its
 memory is the peak of forward and backward beyond weights and gradients that are there already: of it, what grows with V
-is a chunk's part of the head's gradient, and what grows with L are the body's activations. Two processes stand beside one on the tiny preset,
-a thread each, by the median time of a step, where there are two cores. Imports and commands are processor time, the
-first step is wall time from the command on.
+is a chunk's part of the head's gradient, and what grows with L are the body's activations. Steps with more or fewer
+stuck groups are those of the table on whole steps. `igpo train` runs the tiny preset; its notes are medians that the run
+itself wrote, where sampling and verifying are parts of rollout and inpainting. Two processes, a thread each, stand beside
+one where there are two cores. Imports and commands are processor time, the first step is wall time from the command on.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import statistics
@@ -24,18 +26,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import rollout, scoring
-from benchmarks.harness import Row, peak_mb, row, seconds
+from benchmarks import rollout, scoring, step
+from benchmarks.harness import Row, measured, peak_mb, row, seconds
 from igpo_rl.scores import token_scores
 from igpo_sampling import LLaDASampler
 
 NAME = "Scaling"
 PACKAGES = ("igpo_sampling", "igpo_rl", "igpo_data", "igpo_cli")
-
-
-def measured(case: str, taken: float, memory: float | None = None, note: str = "") -> Row:
-    """A row without a baseline."""
-    return Row(case=case, ours_s=taken, baseline_s=None, ratio=None, ours_mb=memory, baseline_mb=None, note=note)
 
 
 def series(
@@ -98,6 +95,18 @@ def sizes(quick: bool) -> Iterator[Row]:
     yield from series(f"scoring of 8 rows, L {long}", "V", of["V"], lambda V: scored(V, 8, long, body), repeats)
 
 
+def stuck(quick: bool) -> Iterator[Row]:
+    """Our IGPO step by the share of its groups that are stuck."""
+    V, body, prompts = (1_000, (64, 2), 2) if quick else (32_000, (256, 4), 4)
+    model = rollout.network(V, *body)
+    for share in (0.0, 0.5, 1.0):
+        problems = step.tasks(prompts, V, stuck=share)
+        step.ours(model, problems, 8)
+        spent = step.ours(model, problems, 8)
+        parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in spent.items())
+        yield measured(f"a step, {share:.0%} of {prompts} groups stuck", sum(spent.values()), note=parts)
+
+
 # Whole commands -------------------------------------------------------------------------------------------------------
 
 
@@ -142,19 +151,29 @@ def beginnings(repeats: int) -> Iterator[Row]:
         yield measured(case, statistics.median(processor(words) for _ in range(repeats)))
 
 
+def phases(folder: Path) -> str:
+    """What the run itself says of its steps: medians."""
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = ("rollout", "inpaint", "sample", "verify", "learn")
+    spent = {name: [step[f"time/{name}"] for step in steps if f"time/{name}" in step] for name in names}
+    return ", ".join(f"{name} {statistics.median(times):.3f} s" for name, times in spent.items() if times)
+
+
 def processes(quick: bool) -> Iterator[Row]:
     most = min(2, os.cpu_count() or 1)
     less = ("--prompts", "2", "--group", "4", "--sampler.steps", "5", "--steps", "3")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as parent:
+        folders = [Path(parent) / f"of-{count}" for count in range(1, most + 1)]
         ends = [
-            training(Path(folder) / f"of-{count}", count, *(less if quick else ("--steps", "9")))
-            for count in range(1, most + 1)
+            training(folder, count, *(less if quick else ("--steps", "9"))) for count, folder in enumerate(folders, 1)
         ]
+        notes = list(map(phases, folders))
     yield measured("the first step of igpo train", ends[0][0], note="with the evaluation before it")
     one, *more = (statistics.median(after - before for before, after in pairwise(each)) for each in ends)
+    yield measured("a step of igpo train", one, note=notes[0])
     for two in more:
-        yield row("a step, 2 processes beside 1", [(two, one)], note="one thread a process")
+        yield row("a step, 2 processes beside 1", [(two, one)], note=f"one thread a process; {notes[1]}")
 
 
 def run(quick: bool) -> list[Row]:
-    return [*beginnings(1 if quick else 5), *processes(quick), *sizes(quick)]
+    return [*beginnings(1 if quick else 5), *processes(quick), *stuck(quick), *sizes(quick)]

@@ -3,7 +3,8 @@
 The published loop runs every row through the model, keeps the full-vocabulary logits of all positions, and takes
 softmax and log(p + 1e-8) of them; with mu inner updates it does so mu times for the old policy and for the reference.
 Ours runs one input a group, reads each position once and in chunks, and scores each distinct view once. Both sides
-share one model in one process; the head dominates in the first rows, the body in the last ones.
+share one model in one process; the head dominates in the first rows, the body in the last ones. How memory grows with
+G, L and V stands under Scaling.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from igpo_rl.records import Rollouts, View
 from igpo_rl.scores import Scores, token_scores
 
 NAME = "Scoring"
-ROWS, PROMPT, WIDTH, UPDATES = 8, 64, 128, 4
+ROWS, PROMPT, WIDTH, UPDATES = 8, 64, 128, (1, 4)
 
 
 class Body(nn.Module):
@@ -104,7 +105,8 @@ def cases(
 
     yield "forward", without_gradient(ours, 1), without_gradient(theirs, 1)
     yield "forward and backward", with_gradient(lambda: ours().logp), with_gradient(lambda: theirs()[0])
-    yield f"old and reference, {UPDATES} updates", without_gradient(ours, 2), without_gradient(theirs, 2 * UPDATES)
+    for updates in UPDATES:
+        yield f"old and reference, mu = {updates}", without_gradient(ours, 2), without_gradient(theirs, 2 * updates)
 
 
 @torch.no_grad()
@@ -130,9 +132,11 @@ def run(quick: bool) -> list[Row]:
     for vocabulary, width, layers in sizes:
         model = Body(vocabulary, width, layers).eval()
         rollouts, mask_id = group(vocabulary), vocabulary - 1
-        note = f"largest error {error(model, rollouts, mask_id):.1e}"
+        off = f"largest error {error(model, rollouts, mask_id):.1e}"
+        gradients = sum(weight.nbytes for weight in model.parameters()) / 2**20
         for name, ours, theirs in cases(model, rollouts, mask_id):
             case = f"V {vocabulary:,}, d {width}, {layers} layers: {name}"
             long = name.startswith("old")
+            note = off + (f"; gradients of the weights are {gradients:.0f} MB of both" if "backward" in name else "")
             rows.append(compare(case, ours, theirs, repeats=1 if long or quick else 3, memory=not long, note=note))
     return rows
