@@ -10,12 +10,12 @@ from rl_tiny import EOS, LETTERS, MASK, Player, TinyDenoiser, decode, encode, en
 
 from igpo_rl import plugin
 from igpo_rl.chunkers import RandomLength
-from igpo_rl.estimators import ELBO, MeanField, RandomMask
+from igpo_rl.estimators import ELBO, MeanField, RandomMask, Trajectory
 from igpo_rl.filters import AdaptiveFilter, DropHints, KeepAll, Threshold, TopEntropy
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks
 from igpo_rl.losses import GRPO, GSPO, row_mean
-from igpo_rl.records import Problem
+from igpo_rl.records import Problem, Rollouts
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import global_generators_untouched
 
@@ -151,7 +151,7 @@ def test_a_group_with_an_unverifiable_row_never_triggers_hints():
     ("injection", "verdict", "rows"),
     [
         (UniformChunks(), lambda one, text: False, [16, 16]),
-        (UniformChunks(), lambda one, text: True, [16, 0]),  # nothing is stuck: every rank still plays
+        (UniformChunks(), lambda one, text: True, [16]),  # nothing is stuck
         (Resample(), lambda one, text: False, [16, 16]),
         (NoInjection(), lambda one, text: False, [16]),
     ],
@@ -172,6 +172,45 @@ def test_a_rank_without_stuck_groups_plays_along_with_the_others():
     bare = [problem("a"), problem("b"), problem("c"), problem("d")]  # no traces: the injection declines them all
     algorithm(prompts=8).collect(player, endless(bare), 0.0, 0, gather=two_ranks)
     assert [calls[0] for calls in player.calls] == [16, 0]
+
+
+def test_a_problem_that_comes_twice_in_a_phase_is_sampled_anew():
+    """Fewer problems than groups: copies of a group would cost as much and teach nothing more."""
+    never = lambda one, text: False  # noqa: E731
+    batch, player = collect(algorithm(), tasks=problems()[:2], verdict=never)
+    assert len(set(player.calls[0][2].tolist() + player.calls[1][2].tolist())) == 32
+    first, again = batch.completion[:4], batch.completion[8:12]
+    assert batch.keys[0] == batch.keys[8]
+    assert not torch.equal(first, again)
+    overlay = player.calls[1][1]
+    assert not torch.equal(overlay[:4], overlay[8:12])
+    alone, _ = collect(algorithm(prompts=2), tasks=problems()[:2], verdict=never)
+    assert torch.equal(alone.completion, batch.completion[:8])  # the first time as ever
+    refilled = Player(TinyDenoiser(), WIDTH, lambda one, text: True)
+    algorithm(refills=1).collect(refilled, endless(problems()), 0.0, 0)
+    assert len(set(torch.cat([calls[2] for calls in refilled.calls]).tolist())) == 32
+
+
+def test_a_player_may_leave_out_what_it_does_not_record():
+    """Given tokens, orders, confidences, counts of forwards, group numbers: none of them is needed for plain GRPO."""
+    player = Player(TinyDenoiser(), WIDTH, judge)
+    names = ("prompt", "prompt_valid", "completion", "valid", "reward", "correct")
+
+    def play(tasks, overlay, seeds):
+        whole = player(tasks, overlay, seeds)
+        return Rollouts(**{name: getattr(whole, name) for name in names})
+
+    rl = algorithm(injection=NoInjection())
+    bare, full = rl.collect(play, endless(problems()), 0.0, 0), rl.collect(player, endless(problems()), 0.0, 0)
+    assert "sample/forwards" not in bare.metrics
+    for one, other in zip(learn(rl, bare)[0], learn(rl, full)[0], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    with pytest.raises(ValueError, match="replays `order`"):
+        learn(algorithm(estimator=Trajectory()), bare)
+    with pytest.raises(ValueError, match="rollouts have 16 completions, but 15 rows of `reward`"):
+        evolve(full, reward=full.reward[:15])
+    with pytest.raises(ValueError, match=r"`correct` of rollouts is torch.float32"):
+        evolve(full, correct=full.reward)
 
 
 def test_seeds_differ_by_step_sample_and_purpose_and_not_by_the_order_of_problems():
@@ -417,7 +456,7 @@ def test_refills_are_bounded_and_what_is_left_stays():
     tasks = problems(12)
     play = Easy({one.key for one in tasks})
     batch = algorithm(refills=2).collect(play, endless(tasks), 0.0, 0)
-    assert [len(keys) for keys in play.keys] == [4, 4, 4, 0]
+    assert [len(keys) for keys in play.keys] == [4, 4, 4]
     assert batch.correct.all()
     assert len(batch) == 16
 
@@ -555,6 +594,18 @@ def test_the_ratio_of_the_first_update_is_exactly_one(estimator):
     assert sum(one.metrics["policy/ratio"] for one in first) == pytest.approx(1.0, abs=1e-6)
     assert {one.metrics["policy/ratio_max"] for one in first} == {1.0}
     assert any(one.metrics["policy/ratio_max"] != 1.0 for one in moved[1:])
+
+
+def test_the_first_ratio_is_one_though_kernels_differ_with_and_without_gradients():
+    """Trap 8. As attention kernels and autocast may: then an old pass of its own is not the policy's."""
+
+    class Uneven(TinyDenoiser):
+        def forward(self, tokens, attention, where, read=None):
+            self.head.bias.data[0] = 0.01 if torch.is_grad_enabled() else 0.0
+            return super().forward(tokens, attention, where, read)
+
+    losses = list(algorithm(updates=2, filter=KeepAll()).learn(Uneven(), None, hinted_batch(), 0, mask_id=MASK))
+    assert [one.metrics["policy/ratio_max"] == 1.0 for one in losses] == [True, False]
 
 
 def test_a_separate_old_pass_agrees_and_dropout_would_spoil_it():

@@ -136,7 +136,7 @@ def batch_rows(player: Player) -> int:
 def _played(player: Player, problems: ProblemSet, batch: Sequence[tuple[Problem, int]], seed: int) -> list[Row]:
     seeds = [derive(seed, "evaluate", problem.key, index) for problem, index in batch]
     played = player([problem for problem, _ in batch], None, torch.tensor(seeds))
-    forwards = played.forwards.tolist()
+    forwards = [] if played.forwards is None else played.forwards.tolist()
     rows: list[Row] = []
     for at, (problem, index) in enumerate(batch):
         task = problems.tasks[problem.key]

@@ -6,7 +6,9 @@ Nothing here knows how text is sampled or verified: that is `play`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from random import Random
 from time import perf_counter
@@ -128,9 +130,9 @@ class IGPO:
     ) -> Rollouts:
         """One rollout phase (section 3 of the paper): B = this rank's share of `prompts` x group rows, with advantages.
 
-        `problems` is the same on every rank, which takes its share. `play` is called twice on every rank, the second
-        time with the rows of stuck groups, perhaps none; only where the injection wants no second rollout for any stuck
-        group of any rank is that call left out. Refills are further calls. `exchange` may wrap all but the first play so
+        `problems` is the same on every rank, which takes its share. `play` is called once, and where hints
+        are shown to a stuck group of any rank a second time on every rank, with its own such rows, perhaps none. Refills
+        are further calls. `exchange` may wrap all but the first play so
         that ranks share its rows. `gather` stacks (n,) of each rank to (ranks, n). `memory` is kept between phases and
         is alike on all ranks. `retrace` is needed where hints come from own successes.
         """
@@ -140,10 +142,11 @@ class IGPO:
             raise ValueError(
                 f"prompts = {self.prompts} cannot be shared by {ranks} processes; use a multiple of {ranks}"
             )
-        drawn = self._draw(problems, self.prompts, step, memory)[rank::ranks]
+        draw = partial(self._draw, problems, step, memory, Counter[str]())
+        drawn = draw(self.prompts)[rank::ranks]
         start = perf_counter()
         first = self._play(play, drawn, None, step, "rollout")
-        originals, refilled = self._refill(first, drawn, exchange(play), problems, step, memory, gather, rank)
+        originals, refilled = self._refill(first, drawn, exchange(play), draw, step, gather, rank)
         middle = perf_counter()
         stuck, width = find_stuck(originals, self.group), originals.completion.shape[1]
         plans = {
@@ -151,10 +154,9 @@ class IGPO:
             for index in stuck.nonzero().flatten().tolist()
         }
         hints = {index: plan for index, plan in plans.items() if plan is not None}
-        asked, granted = gather(torch.tensor([float(len(plans)), float(len(hints))])).sum(0).tolist()
         batch, counts = originals, dict.fromkeys(("leak", "seen", "shown", "slots", "inpainted", "spent"), 0.0)
         outcomes: Mapping[int, Tensor] = {}
-        if granted or not asked:
+        if gather(torch.tensor([len(hints)])).sum():
             overlay = torch.cat([torch.empty(0, width, dtype=torch.long), *(plan.overlay for plan in hints.values())])
             inpainted = self._play(exchange(play), [drawn[index] for index in hints], overlay, step, "inpaint")
             counts = self._inspect(inpainted, overlay, list(hints.values()))
@@ -250,14 +252,22 @@ class IGPO:
                     metrics |= phase | ({} if exact is None else exact.norms(gather))
                 yield Loss(found.value, {**found.metrics, **(metrics if piece.last else {})}, piece.last, piece.first)
 
-    def _draw(self, problems: Iterator[Problem], count: int, step: int, memory: Memory) -> list[Problem]:
-        """The next `count` problems over all ranks; how many were drawn so far is kept, so that a run can be resumed."""
+    def _draw(
+        self, problems: Iterator[Problem], step: int, memory: Memory, turns: Counter[str], count: int
+    ) -> list[Problem]:
+        """The next `count` problems over all ranks; how many were drawn so far is kept, so that a run can be resumed.
+
+        `turns` of the phase: one that comes again, where there are fewer problems than groups, is not sampled alike.
+        """
         drawn = list(islice(problems, count))
         if len(drawn) < count:
             raise ValueError(
                 f"prompts = {self.prompts}, but the problems ended after {len(drawn)}; repeat them endlessly"
             )
         memory["drawn"] = memory.get("drawn", step * self.prompts) + count
+        for index, problem in enumerate(drawn):
+            drawn[index] = evolve(problem, turn=turns[problem.key])
+            turns[problem.key] += 1
         return drawn
 
     def _play(
@@ -266,7 +276,8 @@ class IGPO:
         """`group` rows of each problem, with seeds of their own."""
         rows = [problem for problem in problems for _ in range(self.group)]
         keys = tuple(problem.key for problem in rows)
-        seeds = row_seeds(self.seed, step, keys, [*range(self.group)] * len(problems), purpose)
+        samples = [problem.turn * self.group + sample for problem in problems for sample in range(self.group)]
+        seeds = row_seeds(self.seed, step, keys, samples, purpose)
         rollouts = play(rows, overlay, seeds)
         if len(rollouts) != len(rows):
             raise ValueError(f"play returned {len(rollouts)} rows for {len(rows)}; it must keep rows and their order")
@@ -278,9 +289,8 @@ class IGPO:
         originals: Rollouts,
         drawn: list[Problem],
         play: Play,
-        problems: Iterator[Problem],
+        draw: Callable[[int], list[Problem]],
         step: int,
-        memory: Memory,
         gather: Callable[[Tensor], Tensor],
         rank: int,
     ) -> tuple[Rollouts, dict[str, float]]:
@@ -292,7 +302,7 @@ class IGPO:
             easy, ranks = table.flatten().nonzero().flatten().tolist(), table.shape[1]
             if not easy:
                 break
-            further = self._draw(problems, len(easy), step, memory)
+            further = draw(len(easy))
             mine = {at // ranks: each for at, each in zip(easy, further, strict=True) if at % ranks == rank}
             fresh = self._play(play, list(mine.values()), None, step, f"refill {rounds}")
             originals = substitute(originals, fresh, list(mine), self.group)
@@ -313,7 +323,7 @@ class IGPO:
                 problem = evolve(problem, trace=None, hintable=None)
         if self.hide_value and problem.hintable is not None and problem.answer_value is not None:
             problem = evolve(problem, hintable=problem.hintable & ~problem.answer_value)
-        rng = Random(derive(self.seed, step, problem.key, "hint"))
+        rng = Random(derive(self.seed, step, problem.key, "hint", *range(problem.turn)))
         with naming("chunker", self.chunker):
             pieces, spaced = check_chunks(self.chunker(problem, rng), problem), self.place == "spaced"
         chunks = within_spaced(pieces, width) if spaced else within(pieces, width)
@@ -337,7 +347,7 @@ class IGPO:
             "shown": float(given.sum()),
             "slots": float(given.numel()),
             "inpainted": len(inpainted),
-            "spent": float(inpainted.forwards.sum()),
+            "spent": 0.0 if inpainted.forwards is None else float(inpainted.forwards.sum()),
         }
 
     def _observe(

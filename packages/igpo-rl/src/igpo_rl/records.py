@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from attrs import evolve, field, fields, frozen
+import lazy_loader as lazy
+from attrs import Factory, evolve, field, fields, frozen
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy.load("torch")
 
 
 class Denoiser(Protocol):
@@ -49,6 +53,8 @@ class Problem:
     """(H,) bool: True on the last token of a line or equation."""
     answer_value: Tensor | None = None
     """(H,) bool: True where the answer's value occurs, inside or outside a span (for `hint/answer_value_seen`)."""
+    turn: int = 0
+    """How often it was drawn before in this phase, set by `IGPO.collect`: each time it is sampled with other seeds."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -61,24 +67,24 @@ class Rollouts:
     """(B, P) bool: True on prompt tokens, False on left padding."""
     completion: Tensor
     """(B, L) long."""
-    given: Tensor
-    """(B, L) bool: True on hint tokens."""
     valid: Tensor
     """(B, L) bool: True up to and including the first EOS: the positions that are scored."""
-    order: Tensor
-    """(B, L) long: the step at which a token was committed, -1 where given."""
-    confidence: Tensor
-    """(B, L) float."""
     reward: Tensor
     """(B,) float."""
     correct: Tensor
     """(B,) bool: the verifier's word; it alone decides whether a group is stuck."""
-    verifiable: Tensor
+    given: Tensor = field(default=Factory(lambda self: torch.zeros_like(self.valid), takes_self=True))
+    """(B, L) bool: True on hint tokens; by default none are."""
+    verifiable: Tensor = field(default=Factory(lambda self: torch.ones_like(self.correct), takes_self=True))
     """(B,) bool: False where no verdict could be had; a group with such a row never triggers hints."""
-    group: Tensor
-    """(B,) long: index of the row's problem in this phase."""
-    forwards: Tensor
-    """(B,) long: model forwards spent on the row."""
+    group: Tensor = field(default=Factory(lambda self: self.correct.long() * 0, takes_self=True))
+    """(B,) long: index of the row's problem in this phase; `IGPO.collect` sets it."""
+    order: Tensor | None = None
+    """(B, L) long: the step at which a token was committed, -1 where given; for estimators that replay it."""
+    confidence: Tensor | None = None
+    """(B, L) float: how sure the sampler was of each token."""
+    forwards: Tensor | None = None
+    """(B,) long: model forwards spent on the row (for `sample/forwards`)."""
     attention: Tensor | None = None
     """(B, L) bool: completion positions that are attended; None means all (EOS fill attended, the default)."""
     ended: Tensor | None = None
@@ -102,8 +108,24 @@ class Rollouts:
     metrics: Mapping[str, float] = field(factory=dict)
     """What `Play` measured beside the rows, and later what `IGPO.collect` did."""
 
+    def __attrs_post_init__(self) -> None:
+        """ValueError where a column is not (B, ...), or a mask not bool."""
+        masks = ("prompt_valid", "valid", "given", "correct", "verifiable", "attention", "hinted", "stuck", "ended")
+        for name, column in self._values():
+            if len(column) != len(self) and not (isinstance(column, tuple) and not column):
+                raise ValueError(f"rollouts have {len(self)} completions, but {len(column)} rows of `{name}`.")
+            if name in masks and column.dtype != torch.bool:
+                raise ValueError(
+                    f"`{name}` of rollouts is {column.dtype}; it says True or False, so make it torch.bool."
+                )
+
     def __len__(self) -> int:
         return int(self.completion.shape[0])
+
+    def _values(self) -> list[tuple[str, Any]]:
+        """The columns that are there, by name."""
+        values = ((one.name, getattr(self, one.name)) for one in fields(type(self)) if one.name != "metrics")
+        return [(name, value) for name, value in values if value is not None]
 
     def take(self, rows: Tensor) -> Rollouts:
         """The rows at these indices, in this order."""
@@ -116,12 +138,7 @@ class Rollouts:
 
     def columns(self) -> dict[str, Any]:
         """Everything that has one entry a row: tensors and tuples, without what is absent."""
-        values = {attribute.name: getattr(self, attribute.name) for attribute in fields(type(self))}
-        return {
-            name: value
-            for name, value in values.items()
-            if name != "metrics" and value is not None and len(value) == len(self)
-        }
+        return {name: value for name, value in self._values() if len(value) == len(self)}
 
 
 @frozen(eq=False, kw_only=True)
@@ -172,4 +189,4 @@ class Totals:
 
 Play: TypeAlias = Callable[[Sequence[Problem], "Tensor | None", "Tensor"], Rollouts]
 """(problems, one a row; overlay (B, L) long with -1 = leave blank, or None; seeds (B,) long) -> generated and verified rows.
-It is called equally often on every rank, possibly with no rows."""
+It is called equally often on every rank, with no rows where only other ranks have some."""

@@ -50,7 +50,7 @@ def summarise(
         "reward": originals.reward.sum(),
         "spliced": batch.reward.sum(),
         "correct": originals.correct.sum(),
-        "forwards": originals.forwards.sum(),
+        "forwards": 0 if originals.forwards is None else originals.forwards.sum(),
         "length": originals.valid.sum(),
         "ended": 0 if originals.ended is None else originals.ended.sum(),
         "hinted": hinted.sum(),
@@ -71,14 +71,15 @@ def summarise(
         "reward/mean": total["reward"] / total["rows"],
         "reward/spliced": total["spliced"] / total["rows"],
         "correct/mean": total["correct"] / total["rows"],
-        "sample/forwards": total["forwards"] / total["rows"],
         "sample/length": total["length"] / total["rows"],
         "hint/rows": total["hinted"] / total["rows"],
         "hint/tokens": total["hints"] / max(1.0, total["scored"]),
         "hint/answer_leak": total["leak"],
         "hint/answer_value_seen": total["seen"],
     }
-    if total["inpainted"]:
+    if originals.forwards is not None:
+        metrics["sample/forwards"] = total["forwards"] / total["rows"]
+    if originals.forwards is not None and total["inpainted"]:
         metrics["sample/forwards_inpainted"] = total["spent"] / total["inpainted"]
     metrics |= {f"correct/pass@{k}": total[f"pass@{k}"] / total["groups"] for k in tries}
     if total["judged"]:

@@ -37,6 +37,11 @@ class Trajectory:
 
     def __call__(self, rollouts: Rollouts, advantage: Tensor, seeds: Tensor, mask_id: int) -> View:
         """Draws nothing: the views of all updates are equal. A row without a token of its own is scored in one group."""
+        if rollouts.order is None:
+            raise ValueError(
+                "a trajectory replays `order`, the step at which each token was written, and these rollouts have none; "
+                "let play record it, or choose another estimator"
+            )
         written = ~rollouts.given
         order = rollouts.order.clamp(min=0)
         busy = order.new_zeros(len(rollouts), _count(order))
