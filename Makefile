@@ -44,9 +44,6 @@ evidence: setup
 evidence-gpu: setup
 	$(BIN)/python -m evidence --studies words --jobs 1 $(if $(SEEDS),--seeds $(SEEDS)) --results evidence/results --page docs/evidence.md
 
-# Tiny tensors on one thread each: with more, idle threads wait by spinning, many times slower on a busy machine.
-test test-all: export OMP_NUM_THREADS ?= 1
-
 # Two workers share the files: a file's fixtures are made once.
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

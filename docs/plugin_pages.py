@@ -47,6 +47,7 @@ def page(kind: str) -> str:
     heading, *more = (ast.get_docstring(ast.parse(code)) or "").split("\n\n")
     promises = (inspect.getdoc(check) or "").split("\n\n")[0]
     with_file = f"--plugin ./{path}"
+    configured = scaffold.command(name, kind).replace("train", "config check", 1)
     return f"""\
 # Your first {kind}
 
@@ -77,7 +78,7 @@ The file needs no installation. It is listed, its options are shown and checked,
 $ igpo plugins {kind} {with_file}
 $ igpo plugins show {kind} {name} {with_file}
 $ igpo train --help --{kind} {name} {with_file}
-$ igpo config check --{kind} {name} {with_file}
+$ {configured} {with_file}
 $ {scaffold.command(name, kind)} {with_file} \\
     {SHORT}
 $ igpo report runs/tiny-1
@@ -95,11 +96,11 @@ In a TOML file the same is `plugins = ["./{path}"]` at the top, and `name = "{na
 
 Without `--file` the same class comes in a package with tests, for others to install; no `--plugin` is needed then:
 
-```console
+```console installed
 $ igpo new {name} --kind {kind}
-$ pip install -e {name}
+$ pip install pytest -e {name}
 $ pytest {name}
-$ {scaffold.command(name, kind)}
+$ {configured}
 ```
 
 [All kinds, and the rules that they share](../plugins.md)

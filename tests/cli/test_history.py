@@ -1,6 +1,7 @@
 """`igpo runs` and `igpo plot` on run directories as a tracker leaves them."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -19,7 +20,9 @@ def make(parent, name, *, injection="uniform-chunks", more="low = 0.2\n", steps=
     folder = parent / name
     folder.mkdir(parents=True)
     (folder / "run.toml").write_text(TOML.format(name=name, injection=injection, more=more))
-    (folder / "environment.json").write_text(json.dumps({"device": "cpu", "packages": {"torch": "2.13"}}))
+    (folder / "environment.json").write_text(
+        json.dumps({"device": "cpu", "packages": {"torch": "2.13"}, "peak_memory": steps << 20})
+    )
     tracker = Tracker(folder)
     for step in (1, 2):
         tracker.log(step, "sft", {"sft/loss": 3.0 / step, "optimizer/lr": 0.1})
@@ -115,7 +118,7 @@ def test_compare(capsys):
         "injection.name": {"first": "uniform-chunks", "second": "none"},
         "injection.low": {"first": 0.2, "second": None},
     }
-    assert found["environment"] == {}
+    assert found["environment"] == {}  # the peak of memory is a result
     first, second = (found["results"][name] for name in ("first", "second"))
     assert first["reward, last sixth"] == pytest.approx(0.4)
     assert (first["stuck"], first["opened"]) == (pytest.approx(0.8), pytest.approx(0.5))
@@ -125,6 +128,7 @@ def test_compare(capsys):
     page = said(capsys, "runs", "compare", "first", "second")
     assert "injection.low" in page
     assert "-0.250" in page
+    assert re.search(r"peak of memory +4\.0 MiB +3\.0 MiB", page)
     assert run(["runs", "compare", "first"]) == 2
 
 

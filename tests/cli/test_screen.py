@@ -87,6 +87,13 @@ def test_lines_on_a_pipe_are_not_broken_at_its_width() -> None:
     assert len(written(console).splitlines()) == 2
 
 
+def test_messages_on_a_terminal_are_broken_between_words() -> None:
+    console = terminal(width=20)
+    with Screen(1, console) as screen:
+        screen.message("a message that is far longer than that")
+    assert re.search(r"a message that is +\r?\n.*far longer than that", written(console))
+
+
 def test_the_live_screen_shows_what_was_measured() -> None:
     screen = Screen(660, terminal())
     screen.step("sft", 600, 600, {"sft/loss": 0.04, "sft/accuracy": 0.99})
@@ -105,9 +112,12 @@ def test_the_live_screen_shows_what_was_measured() -> None:
         "0.250",
         "hints 1.500",
         "13 forwards",
+        "last rollout, hints",
         "rev a b",
     ):
         assert part in text
+    screen.sample(["rev", " a", " b"], [0, 0, 0])
+    assert "last rollout\n" in re.sub(r" +\n", "\n", drawn(screen))
     assert re.search(r"heldout .*0\.250  0\.200 to 0\.300  step 2", text)
     assert SPARKS[-1] in text
     assert "loss" not in text  # SFT's figures are not IGPO's

@@ -36,7 +36,7 @@ def command(*words: str | Path, **options: object) -> str:
 
 def install(folder: Path, *wheels: Path) -> Path:
     """A new environment that holds the wheels and what they need, and nothing else; returns its python."""
-    command(UV, "venv", "--quiet", "--python", sys.executable, folder)
+    command(UV, "venv", "--quiet", "--seed", "--python", sys.executable, folder)  # with pip, as everybody has it
     python = folder / "bin" / "python"
     torch = ["torch==2.13.0"] if os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS") else []
     wanted = [*wheels, *(torch if any("torch" in needs(wheel) for wheel in wheels) else [])]
@@ -137,6 +137,21 @@ def test_the_tutorial_says_what_a_newcomer_sees(igpo: Path, tmp_path: Path) -> N
     assert shown >= 4
     assert (tmp_path / "report.html").stat().st_size > 100_000
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "plain", "mine"}
+
+
+def test_a_first_plug_in_written_to_the_letter(igpo: Path, tmp_path: Path) -> None:
+    """The page of a kind, every command of it: as one file, then as a package that is installed and tested."""
+    said = [
+        on_a_terminal(block.commands, tmp_path, igpo.parent)
+        for block in blocks(ROOT / "docs" / "plugins" / "injection.md")
+        if block.language == "console"
+    ]
+    assert len(said) == 3
+    assert "3 passed" in said[2]
+    assert "injection middle" in said[2].splitlines()[-1]
+    assert "middle 0.1.0" in command(igpo, "plugins", "show", "injection", "middle", cwd=tmp_path)
+    assert "--injection.share" in command(igpo, "train", "--help", "--injection", "middle", cwd=tmp_path)
+    assert "--injection middle" in (tmp_path / "runs" / "tiny-1" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("version", ["3.12", "3.13"])

@@ -143,7 +143,7 @@ README = """\
 A plug-in of `igpo`: the {kind} `{name}`. {about}
 
 ```console
-$ pip install -e .
+$ pip install pytest -e .
 $ pytest
 $ igpo plugins show {kind} {name}
 $ {run}

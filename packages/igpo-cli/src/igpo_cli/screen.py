@@ -115,7 +115,7 @@ class Screen:
         self._sample = sample.append(" \u2026") if len(tokens) > LONGEST else sample
 
     def _print(self, text: Text) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=self._live is None)  # a pipe's lines are not cut
 
     def _left(self) -> str:
         """Time to the end of this phase at the pace of the last steps; empty while nobody can know."""
@@ -158,7 +158,9 @@ class Screen:
         if self._sample.plain:
             height = max(1, min(LINES, options.size.height - len(self._phases) - figures.row_count - 9))
             body = self._sample.wrap(console, max(10, options.max_width - 2))[:height]
-            legend = Text.assemble(("last rollout, ", "dim"), ("hints", HINT))
+            legend = Text("last rollout", "dim")
+            if any(span.style == HINT for span in self._sample.spans):
+                legend.append(", ").append("hints", HINT)
             parts += [Text(), legend, Text("\n").join(body)]
         return parts
 
@@ -308,7 +310,7 @@ def watch(
         left = sum(ids.count(mask_id) for ids in rows)
         yield Text.assemble(
             (f"{title}  " if title else "", "bold blue"),
-            (f"step {step}, {left} blanks left, ", "dim"),
+            (f"step {step}, {left} blank{'s' * (left != 1)} left, ", "dim"),
             ("new", NEW),
             " ",
             ("hint", HINT),

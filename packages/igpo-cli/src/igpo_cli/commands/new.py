@@ -32,6 +32,6 @@ def register(app: App) -> None:
         files = scaffold.single_file(name, kind) if file else scaffold.package(name, kind)
         scaffold.write(files)
         flag = f" --plugin ./{next(iter(files))}" if file else ""
-        steps = [] if file else [f"pip install -e {name}", f"pytest {name}"]
+        steps = [] if file else [f"pip install pytest -e {name}", f"pytest {name}"]
         steps += [f"igpo plugins show {kind} {name}{flag}", scaffold.command(name, kind) + flag]
         typer.echo("\n".join([*map(str, files), "", "What next:", *(f"  {step}" for step in steps)]))

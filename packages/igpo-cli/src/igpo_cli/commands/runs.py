@@ -29,6 +29,8 @@ FIGURES = (
 """What a list shows of the last step."""
 IGNORED = ("name", "folder", "plugins")
 """Options in which any two runs differ, or that say nothing."""
+OF_THE_RUN = ("command", "peak_memory")
+"""What environment.json holds besides a run's surroundings."""
 
 
 def register(app: App) -> None:
@@ -241,7 +243,7 @@ def comparison(arms: Sequence[Arm]) -> dict[str, Any]:
         {arm.name: {key: value for key, value in flatten(arm.config).items() if key not in IGNORED} for arm in arms}
     )
     machine = differing(
-        {arm.name: flatten({k: v for k, v in arm.environment.items() if k != "command"}) for arm in arms}
+        {arm.name: flatten({k: v for k, v in arm.environment.items() if k not in OF_THE_RUN}) for arm in arms}
     )
     return {
         "runs": [arm.name for arm in arms],
@@ -265,6 +267,7 @@ def results(arm: Arm, first: Arm) -> dict[str, Any]:
     found: dict[str, Any] = {
         "steps": {phase: arm.last_step(phase) for phase in ("sft", "igpo") if arm.last_step(phase)},
         "seconds": arm.seconds,
+        "peak_memory": arm.environment.get("peak_memory"),
     }
     rewards = [value for _, value in arm.series("igpo", "reward/mean")]
     size = max(1, len(rewards) // 6)
@@ -286,6 +289,7 @@ def show_comparison(found: dict[str, Any]) -> None:
     """Options first, then results; a run a column."""
     from rich.text import Text
 
+    from igpo_cli.history import bytes_of
     from igpo_cli.screen import clock
     from igpo_cli.table import Column, pipe_or_terminal, show
 
@@ -303,6 +307,7 @@ def show_comparison(found: dict[str, Any]) -> None:
         steps = ", ".join(f"{phase} {count}" for phase, count in result["steps"].items())
         lines.setdefault("steps", {})[run] = steps
         lines.setdefault("time of igpo", {})[run] = clock(result["seconds"]) if result["seconds"] is not None else ""
+        lines.setdefault("peak of memory", {})[run] = bytes_of(result["peak_memory"]) if result["peak_memory"] else ""
         for label, key, form in (
             ("stuck groups", "stuck", ".0%"),
             ("of them opened", "opened", ".0%"),
