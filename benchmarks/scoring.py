@@ -138,5 +138,9 @@ def run(quick: bool) -> list[Row]:
             case = f"V {vocabulary:,}, d {width}, {layers} layers: {name}"
             long = name.startswith("old")
             note = off + (f"; gradients of the weights are {gradients:.0f} MB of both" if "backward" in name else "")
+            if not long:  # what is set up once is no peak of either side
+                for side in (ours, theirs):
+                    side()
+                    model.zero_grad()
             rows.append(compare(case, ours, theirs, repeats=1 if long or quick else 3, memory=not long, note=note))
     return rows
