@@ -1,4 +1,4 @@
-"""What forwards were asked for, counted: rows, head positions, and operations of matrix products."""
+"""What forwards were asked for, counted: rows, head positions, operations of matrix products, and bytes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Counted:
     """Positions given to the head."""
     flops: int = 0
     """Floating-point operations of matrix products, two a multiplication."""
+    bytes: int = 0
+    """Weights that were read, once a product, and logits that were written."""
     caches = LLaDAForDiffusion.caches
 
     def __call__(
@@ -37,12 +39,14 @@ class Counted:
         columns = kept if window is None else window.columns.shape[1]
         self.inputs += rows
         self.flops += body_flops(self.model.config, rows, columns, kept)
+        self.bytes += sum(weight.nbytes for weight in self.model.model["transformer"].blocks.parameters())
 
         def counting(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Any:
             def counted(part: Tensor) -> Tensor:
                 logits = head(part)
                 self.head += len(part)
                 self.flops += 2 * logits.numel() * part.shape[1]
+                self.bytes += self.model.get_output_embeddings().weight.nbytes + logits.nbytes
                 return logits
 
             return read(counted, hidden)

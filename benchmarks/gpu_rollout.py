@@ -1,107 +1,73 @@
 """Rollouts of LLaDA-8B's shape on a GPU: random bfloat16 weights, 8 rows, prompt 200, completion 256, block 32, 128 steps.
 
-Counted are the operations of the matrix products that were made: two a multiplication, of the layers' weights at the
-computed columns, of attention, and of the head at the positions that were read. Their share is the time that these
-would take at the rate of a large square product, measured here, over the time that was taken. Steps are single exact
-forwards over 768 columns that read 32 positions a row, with sampling.
+The published loop reads all positions in every forward; what our exact sampler gains over it, and the caches over that.
+The roofline is the least time in which the device could do what was counted: the operations of the matrix products that
+were made at the rate of a large one, or the weights and logits that were moved at the rate of a large copy, both measured
+here. Random weights commit as many tokens a step as trained ones do.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from benchmarks import rollout
 from benchmarks.counted import Counted
-from benchmarks.harness import Row, SkippedError
+from benchmarks.device import LLADA_8B, Rates, at_hand, canvas, network, peak_mb, timed
+from benchmarks.harness import Row
 from igpo_sampling import Canvas, LLaDASampler
 from igpo_sampling.models.llada_network import LLaDAConfig, LLaDAForDiffusion
 
 NAME = "Rollout on a GPU"
-ROWS, PROMPT, WIDTH, BLOCK, STEPS = 8, 200, 256, 32, 128
 
 
-def network(config: LLaDAConfig, device: str, dtype: torch.dtype) -> LLaDAForDiffusion:
-    """Random weights, made where they are used."""
-    with torch.device("meta"):
-        model = LLaDAForDiffusion(config).to(dtype)
-    model.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.fill_(1.0) if weight.ndim == 1 else weight.normal_(0.0, 0.02, generator=generator)
-    return model.eval()
-
-
-def canvas(vocabulary: int, rows: int, prompt: int, width: int, device: str) -> Canvas:
-    generator = torch.Generator().manual_seed(1)
-    prompts = torch.randint(vocabulary - 1, (rows, prompt), generator=generator)
-    return Canvas.blank(list(prompts), width, mask_id=vocabulary - 1, pad_id=0).to(device)
-
-
-def rollout(model: LLaDAForDiffusion, blank: Canvas, sampler: LLaDASampler) -> int:
-    """One rollout; the operations that it took."""
+def sample(model: LLaDAForDiffusion, blank: Canvas, sampler: LLaDASampler) -> Counted:
+    """One rollout, counted."""
     counted = Counted(model)
     seeds = torch.arange(len(blank), device=blank.tokens.device)
     sampler(counted, blank, seeds, mask_id=model.config.vocab_size - 1, eos_id=0)
-    return counted.flops
+    return counted
 
 
-def synchronised(function: Callable[[], int], repeats: int = 3) -> tuple[float, int]:
-    """Median seconds after a first run, and what the function returns."""
-    result, times = function(), []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        result = function()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), result
+def rows(
+    device: str, config: LLaDAConfig, many: int = 8, prompt: int = 200, width: int = 256, steps: int = 128
+) -> list[Row]:
+    """Times are of one run each, after a short one; memory is that of the short one, a step a block."""
+    model, rates, few = network(config, device), Rates.measured(device), width // rollout.BLOCK
+    blank = canvas(config.vocab_size, many, prompt, width, device)
 
+    def ours(temperature: float, cache: str, steps: int) -> Counted:
+        sampler = LLaDASampler(steps=steps, block=rollout.BLOCK, temperature=temperature, cache=cache)
+        return sample(model, blank, sampler)
 
-def matrix_rate(size: int = 8192) -> float:
-    """Operations a second of a square bfloat16 product."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    def row(temperature: float, cache: str, exact: Row | None) -> Row:
+        published = partial(rollout.published, model, blank, steps, temperature, torch.float64)
+        counted = ours(temperature, cache, steps)  # warms up too
+        spent = timed(partial(ours, temperature, cache, steps), device, repeats=1, warm=False)
+        if exact is None:
+            case, memory = "our exact sampler beside the published loop", peak_mb(partial(published, last=0), device)
+            baseline = timed(published, device, repeats=1, warm=False)
+        else:
+            case, memory, baseline = f"{cache} cache beside our exact sampler", exact["ours_mb"], exact["ours_s"]
+        return Row(
+            case=f"T {temperature:g}, {case}",
+            ours_s=spent,
+            baseline_s=baseline,
+            ratio=None if baseline is None else baseline / spent,
+            ours_mb=peak_mb(partial(ours, temperature, cache, few), device),
+            baseline_mb=memory,
+            note=f"{int(blank.blanks.sum()) / spent:,.0f} tokens a second; {rates.share(counted, spent)}",
+        )
 
-    def products() -> int:
-        for _ in range(10):
-            a @ b
-        return 10 * 2 * size**3
-
-    spent, flops = synchronised(products)
-    return flops / spent
+    found: list[Row] = []
+    for temperature in (0.0, 1.2):
+        exact = row(temperature, "none", None)
+        found += [exact, *(row(temperature, cache, exact) for cache in ("prefix", "dual"))]
+    return found
 
 
 def run(quick: bool) -> list[Row]:
-    if not torch.cuda.is_available():
-        raise SkippedError("no GPU at hand; nothing was measured and nothing is written")
-    config = (
-        LLaDAConfig(d_model=256, n_layers=2, n_heads=4, mlp_hidden_size=768)
-        if quick
-        else LLaDAConfig(mlp_hidden_size=12288)
-    )
-    model, rate = network(config, "cuda", torch.bfloat16), matrix_rate()
-    rows: list[Row] = []
-
-    def measure(case: str, blank: Canvas, sampler: LLaDASampler) -> None:
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        spent, flops = synchronised(lambda: rollout(model, blank, sampler))
-        peak = (torch.cuda.max_memory_allocated() - held) / 2**20
-        tokens = int(blank.blanks.sum())
-        note = f"{tokens / spent:,.0f} tokens a second; {flops / spent / rate:.0%} of the measured {rate / 1e12:.0f} TFLOP/s"
-        rows.append(
-            Row(case=case, ours_s=spent, baseline_s=None, ratio=None, ours_mb=peak, baseline_mb=None, note=note)
-        )
-
-    blank = canvas(config.vocab_size, ROWS, PROMPT, WIDTH, "cuda")
-    for temperature in (0.0, 1.2):
-        for cache in ("none", "dual"):
-            sampler = LLaDASampler(steps=STEPS, block=BLOCK, temperature=temperature, cache=cache)
-            measure(f"rollout, T {temperature:g}, cache {cache}", blank, sampler)
-    for many in (8, 32):
-        sampler = LLaDASampler(steps=1, block=BLOCK, temperature=1.2)
-        measure(f"a step, T 1.2, batch {many}", canvas(config.vocab_size, many, 768 - BLOCK, BLOCK, "cuda"), sampler)
-    return rows
+    device = at_hand()
+    config = LLaDAConfig(d_model=256, n_layers=2, n_heads=4, mlp_hidden_size=768) if quick else LLADA_8B
+    return rows(device, config)

@@ -114,7 +114,9 @@ def measured(case: str, taken: float, memory: float | None = None, note: str = "
 def cases() -> list[str]:
     """Names of the case modules, in alphabetical order."""
     return sorted(
-        path.stem for path in HERE.glob("*.py") if path.stem not in {"__init__", "__main__", "counted", "harness"}
+        path.stem
+        for path in HERE.glob("*.py")
+        if path.stem not in {"__init__", "__main__", "counted", "device", "harness"}
     )
 
 

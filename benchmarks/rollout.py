@@ -66,8 +66,8 @@ def published(
     mask_id = model.config.vocab_size - 1
     x = torch.where(canvas.given, canvas.tokens, mask_id)
     (B, T), P = x.shape, x.shape[1] - canvas.width
-    everywhere = torch.arange(B * T)
-    generator = torch.Generator().manual_seed(2)
+    everywhere = torch.arange(B * T, device=x.device)
+    generator = torch.Generator(x.device).manual_seed(2)
     blocks = canvas.width // BLOCK
     share = steps // blocks
     for block in range(blocks):
@@ -79,7 +79,7 @@ def published(
             mask = x == mask_id
             logits = model(x, canvas.attention, everywhere).view(B, T, -1)
             if temperature > 0:
-                uniform = torch.rand(logits.shape, dtype=torch.float64, generator=generator)
+                uniform = torch.rand(logits.shape, dtype=torch.float64, device=x.device, generator=generator)
                 noised = logits.double().exp() / (-uniform.log()) ** temperature
             else:
                 noised = logits

@@ -43,13 +43,13 @@ class Body(nn.Module):
         return self.head(hidden) if read is None else read(self.head, hidden)
 
 
-def group(vocabulary: int, rows: int = ROWS, width: int = WIDTH) -> Rollouts:
+def group(vocabulary: int, rows: int = ROWS, width: int = WIDTH, prompt: int = PROMPT) -> Rollouts:
     """Completions of one prompt."""
     generator = torch.Generator().manual_seed(0)
     every = torch.ones(rows, width, dtype=torch.bool)
     return Rollouts(
-        prompt=torch.randint(vocabulary - 1, (1, PROMPT), generator=generator).expand(rows, -1),
-        prompt_valid=torch.ones(rows, PROMPT, dtype=torch.bool),
+        prompt=torch.randint(vocabulary - 1, (1, prompt), generator=generator).expand(rows, -1),
+        prompt_valid=torch.ones(rows, prompt, dtype=torch.bool),
         completion=torch.randint(vocabulary - 1, (rows, width), generator=generator),
         given=~every,
         valid=every,
@@ -67,12 +67,14 @@ def plan(rollouts: Rollouts, mask_id: int) -> View:
     return MeanField()(rollouts, rollouts.reward, torch.arange(len(rollouts.reward)), mask_id)
 
 
-def published(model: Body, rollouts: Rollouts, mask_id: int) -> tuple[Tensor, Tensor]:
+def published(model: nn.Module, rollouts: Rollouts, mask_id: int) -> tuple[Tensor, Tensor]:
     """Every row on its own, all logits at once."""
-    noised = torch.cat([rollouts.prompt, torch.full_like(rollouts.completion, mask_id)], 1)
-    logits = model(noised, torch.ones_like(noised, dtype=torch.bool), torch.arange(noised.numel()))
-    logits = logits.view(*noised.shape, -1)[:, -WIDTH:]
-    logp = -cross_entropy(logits.flatten(0, 1), rollouts.completion.flatten(), reduction="none").view(ROWS, WIDTH)
+    asked = rollouts.completion
+    noised = torch.cat([rollouts.prompt, torch.full_like(asked, mask_id)], 1)
+    everywhere = torch.arange(noised.numel(), device=noised.device)
+    logits = model(noised, torch.ones_like(noised, dtype=torch.bool), everywhere)
+    logits = logits.view(*noised.shape, -1)[:, -asked.shape[1] :]
+    logp = -cross_entropy(logits.flatten(0, 1), asked.flatten(), reduction="none").view_as(asked)
     with torch.no_grad():
         chance = logits.softmax(-1)
         entropy = -(chance * (chance + 1e-8).log()).sum(-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import __main__, gpu_rollout, harness
+from benchmarks import __main__, device, gpu_rollout, gpu_step, gpu_update, harness
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -97,12 +97,24 @@ def test_a_case_that_fails_costs_no_other_case_its_table(
 def test_the_operations_of_a_rollout_are_counted_as_torch_counts_them(cache: str) -> None:
     """With few heads of the keys, a short last block, and 16 rows, so that no head product is padded."""
     config = LLaDAConfig(d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, mlp_hidden_size=96, vocab_size=101)
-    model = gpu_rollout.network(config, "cpu", torch.float32)
-    blank = gpu_rollout.canvas(101, 16, prompt=5, width=14, device="cpu")
+    model = device.network(config, "cpu", torch.float32)
+    blank = device.canvas(101, 16, prompt=5, width=14, device="cpu")
     sampler = LLaDASampler(steps=4, block=8, temperature=1.0, cache=cache)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the CPU's own is not counted
-        counted = gpu_rollout.rollout(model, blank, sampler)
-    assert counted == counter.get_total_flops()
+        counted = gpu_rollout.sample(model, blank, sampler)
+    assert counted.flops == counter.get_total_flops()
+
+
+def test_what_needs_a_gpu_runs_on_a_cpu_but_for_the_device() -> None:
+    steps = gpu_step.rows("cpu", device.SMALL, (2, 3), 40, 8, "eager")
+    assert len(steps) == 4 + len(gpu_step.KERNELS) + 3
+    made = [row for row in steps if row["ours_s"] is not None]
+    assert len(made) >= len(steps) - 2  # a CPU has two of the kernels
+    assert [row["note"] for row in made[4:]] == ["100.0% of tokens equal"] * len(made[4:])
+    rollouts = gpu_rollout.rows("cpu", device.SMALL, 2, 5, 64, 8)
+    assert all(row["ratio"] and "tokens a second" in row["note"] for row in rollouts)
+    assert len(rollouts) == 6
+    assert all(row["ratio"] for row in gpu_update.rows("cpu", device.SMALL, 4, 16, 2))
 
 
 @pytest.mark.slow
