@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rl_tiny import EOS, MASK, PAD, TinyDenoiser, problems
 
 from igpo_rl.seeds import permutation_stream
-from igpo_rl.sft import SFT, Examples, grouped_stream, noise
+from igpo_rl.sft import LEAST_MASKED, SFT, Examples, grouped_stream, noise
 from igpo_rl.trainer import Optimizer, Routine, train_sft
 
 
@@ -106,6 +106,8 @@ def test_without_attended_eos_the_fill_is_neither_learned_nor_seen():
         view = noise(made[False], torch.arange(2), 2, seed=0, step=step, mask_id=MASK)
         assert not (view.scored & ~made[False].target_valid).any()
         assert torch.equal(view.attention[:, 2:], made[False].target_valid)
+        p = 1 / (view.weight[:, 0] * torch.tensor([3.0, 5.0]))  # the mean is over what is learned, not over the width
+        assert float((p[0] - p[1]).abs()) == pytest.approx(0.5 * (1 - LEAST_MASKED), abs=1e-5)
     # What stands in the hidden fill changes no logit of what is seen.
     model = TinyDenoiser()
     seen = view.attention.flatten().nonzero()[:, 0]

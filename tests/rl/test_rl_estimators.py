@@ -581,6 +581,22 @@ def test_how_many_inputs_are_read():
         assert int(shown) >= inputs - groups - 6
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MeanField(),
+        Coupled(),
+        Coupled(normalised=True),
+        ELBO(samples=2),
+        ELBO(rule="gauss", samples=2),
+        Sandwich(block=1),
+    ],
+)
+def test_no_copy_shows_what_follows_the_end(estimator):
+    """It would give the length away."""
+    assert (view_of(estimator, rows_of(*[WORDS[0]] * 50, tail=2)).noised[:, -2:] == M).all()
+
+
 def test_rows_that_attend_to_different_cells_do_not_share_an_input():
     attention = [[True] * 4, [True] * 4, [True, True, False, False]]
     view = view_of(MeanField(), rows_of(*WORDS, attention=attention))

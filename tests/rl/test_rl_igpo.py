@@ -14,7 +14,7 @@ from igpo_rl.estimators import ELBO, MeanField, RandomMask, Trajectory
 from igpo_rl.filters import AdaptiveFilter, DropHints, KeepAll, Threshold, TopEntropy
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import Full, NoInjection, Resample, UniformChunks
-from igpo_rl.losses import GRPO, GSPO, row_mean
+from igpo_rl.losses import DAPO, GRPO, GSPO, row_mean
 from igpo_rl.records import Problem, Rollouts
 from igpo_rl.scores import token_scores
 from igpo_rl.testing import global_generators_untouched
@@ -830,6 +830,15 @@ def test_the_first_update_equals_a_slow_reference_written_from_the_paper():
     first = sum(float(one.value.detach()) for one in losses[: len(losses) // 2])
     assert first == pytest.approx(oracle(rl, batch, policy, reference), abs=1e-7)
     assert abs(first) > 1e-3
+
+
+def test_dropped_hints_are_not_in_the_denominator_of_a_mean_over_tokens():
+    batch, rl = hinted_batch(), algorithm(loss=DAPO(), updates=1)
+    kept = filtered(batch, rl) | (batch.valid & ~batch.given)
+    tokens = (kept & with_signal(batch)[:, None]).sum(1)
+    assert int(tokens.sum()) < int(batch.valid[with_signal(batch)].sum())
+    _, (loss,) = learn(rl, batch)
+    assert loss.value.item() == pytest.approx(-float((batch.advantage * tokens).sum() / tokens.sum()), abs=1e-9)
 
 
 def test_learning_makes_the_rewarded_rows_likelier():

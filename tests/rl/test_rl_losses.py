@@ -140,6 +140,15 @@ def test_filtered_tokens_get_exactly_no_gradient(loss):
     assert (gradient[mask] != 0).any()
 
 
+@pytest.mark.parametrize("loss", [*CLIPPED, SPG(), GRPO(beta=0.5), GSPO(beta=0.5)])
+def test_a_row_of_which_nothing_is_kept_adds_nothing(loss):
+    logp, old, ref, mask, advantage, _ = batch()
+    mask[0] = False
+    value = call(loss, logp, old, advantage, mask, ref).value
+    advantage[0], ref[0] = 5.0, -9.0
+    assert call(loss, logp, old, advantage, mask, ref).value == value != 0
+
+
 def test_a_sequence_ratio_over_all_tokens_pushes_filtered_ones():
     """Trap 9: the filter only masks the loss, while the ratio is still a mean over every token."""
     logp, old, _, mask, advantage, _ = batch()

@@ -188,6 +188,17 @@ def test_a_resumed_run_is_the_straight_run_bit_by_bit(tmp_path, straight, stop_a
     assert first.measured() + second.measured() == straight.measured()
 
 
+def test_progress_begins_at_0_and_grows_step_by_step():
+    seen = []
+
+    class Spy:
+        def __call__(self, problem, chunks, rows, progress, rng, memory):
+            seen.append(progress)
+
+    Run(verdict=lambda one, text: False, injection=Spy()).rl()
+    assert seen == [step / STEPS for step in range(STEPS) for _ in range(4)]
+
+
 def test_what_is_remembered_survives_a_resumption(tmp_path):
     """The memory is in the checkpoint; without it another run would follow."""
     straight = Run(tmp_path / "straight", verdict=judge_easy, **RICH)

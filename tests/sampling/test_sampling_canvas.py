@@ -24,6 +24,10 @@ def test_prompts_of_unequal_length_are_padded_on_the_left():
     assert canvas.given.int().tolist() == [[1, 1, 1, 1, 0, 0, 0]] * 3
     assert len(canvas) == 3
     assert len(blank()) == 0
+    lists = Canvas.blank([[0, 1], [], [0, 1, 2, 3]], 3, mask_id=MASK, pad_id=PAD)
+    assert torch.equal(lists.tokens, canvas.tokens)
+    table = Canvas.blank(torch.arange(4).view(2, 2), 3, mask_id=MASK, pad_id=PAD)
+    assert table.tokens[:, :2].tolist() == [[0, 1], [2, 3]]
 
 
 @given(st.lists(st.integers(-1, 7), min_size=6, max_size=6))

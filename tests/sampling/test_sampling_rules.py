@@ -288,6 +288,13 @@ def test_entropy_bound_at_gamma_0_commits_one_and_what_is_free():
     assert first_step(EntropyBoundSampler(**options), 0.9, 1.0, 0.99, 1.0) == [1, 2, 3], "the largest is not counted"
 
 
+def test_klass_comes_to_rest_where_a_model_forbids_tokens():
+    canvas = Canvas.blank([torch.arange(0)], 4, mask_id=2, pad_id=0)
+    sampler = KLASSSampler(threshold=0.0, history=1, block=4, temperature=0.0)
+    sample = sampler(Known(0.9, 0.8, 0.7, 0.6), canvas, torch.zeros(1, dtype=torch.long), mask_id=2, eos_id=0)
+    assert sample.order.tolist() == [[0, 1, 1, 1]]
+
+
 def test_ties_go_to_the_lower_index():
     for kind in (MarginSampler, EntropySampler):
         assert first_step(kind(steps=2, block=4, temperature=0.0), 0.7, 0.8, 0.8, 0.8) == [1, 2]

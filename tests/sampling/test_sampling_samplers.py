@@ -418,6 +418,8 @@ def test_inputs_that_do_not_fit_are_refused():
     sampler = LLaDASampler(block=4)
     with pytest.raises(ValueError, match="one seed a row"):
         sample(sampler, TableDenoiser(VOCAB), canvas, [1])
+    with pytest.raises(ValueError, match=r"seeds are \(2,\) torch.float32"):
+        sample(sampler, TableDenoiser(VOCAB), canvas, [1.0, 2.0])
     with pytest.raises(ValueError, match="a hint holds the mask token, 12"):
         sample(sampler, TableDenoiser(VOCAB), canvas.inpaint(torch.full((2, 4), MASK)))
     broken = TableDenoiser(VOCAB)

@@ -68,7 +68,7 @@ class Shares:
     decay: Decay = field(default="none", validator=DECAY)
     """How both fall in the course of training."""
     final: float = field(default=0.0, validator=SHARE)
-    """What is left of them at the last step, as a share of what they were."""
+    """What is left of them at the end, as a share of what they were."""
 
     def __attrs_post_init__(self) -> None:
         check_range(self.low, self.high)

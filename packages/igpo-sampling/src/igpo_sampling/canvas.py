@@ -46,20 +46,21 @@ class Canvas:
             raise ValueError("attention may be False on the left of a prompt only. Pad on the left.")
 
     @classmethod
-    def blank(cls, prompts: Sequence[Tensor], width: int, *, mask_id: int, pad_id: int) -> Canvas:
-        """Prompts (P_i,) long of any lengths, each followed by `width` blanks."""
+    def blank(cls, prompts: Sequence[Tensor | Sequence[int]], width: int, *, mask_id: int, pad_id: int) -> Canvas:
+        """Prompts (P_i,) long, or lists of ids, of any lengths, each followed by `width` blanks."""
         if width < 1:
             raise ValueError(f"width = {width} must be at least 1.")
-        device = prompts[0].device if prompts else None
-        lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=device)
-        P = max((len(prompt) for prompt in prompts), default=0)
+        rows = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
+        device = rows[0].device if rows else None
+        lengths = torch.tensor([len(prompt) for prompt in rows], dtype=torch.long, device=device)
+        P = max(map(len, rows), default=0)
         column = torch.arange(P + width, device=device)
-        tokens = torch.full((len(prompts), P + width), pad_id, device=device)
-        for row, prompt in enumerate(prompts):
+        tokens = torch.full((len(rows), P + width), pad_id, device=device)
+        for row, prompt in enumerate(rows):
             tokens[row, P - len(prompt) : P] = prompt
         tokens[:, P:] = mask_id
         attention = column >= P - lengths[:, None]
-        return cls(tokens, attention, (column < P).repeat(len(prompts), 1), width)
+        return cls(tokens, attention, (column < P).repeat(len(rows), 1), width)
 
     def inpaint(self, overlay: Tensor) -> Canvas:
         """Overlay (B, L) long: token ids to give, -1 = leave as it is."""

@@ -69,8 +69,10 @@ def denoise(
     given = canvas.given[:, P:]
     if block > L:
         raise ValueError(f"block = {block} is wider than the completion, width = {L}. Use at most {L}.")
-    if seeds.shape != (B,):
-        raise ValueError(f"seeds are {tuple(seeds.shape)}, but the canvas has {B} rows. Give one seed a row.")
+    if seeds.shape != (B,) or seeds.dtype != torch.long:
+        raise ValueError(
+            f"seeds are {tuple(seeds.shape)} {seeds.dtype}, but the canvas has {B} rows. Give one seed a row, torch.long."
+        )
     if (given & (canvas.completion == mask_id)).any():
         raise ValueError(f"a hint holds the mask token, {mask_id}. Leave a cell blank (-1) to have it filled.")
     device = canvas.tokens.device
@@ -238,9 +240,9 @@ class _Past:
 
 
 def _kl(logits: Tensor, before: Tensor) -> Tensor:
-    """KL divergence (N,) in nats of softmax(logits) from softmax(before), both (N, V)."""
+    """KL divergence (N,) in nats of softmax(logits) from softmax(before), both (N, V); 0 where both forbid a token."""
     logp, other = logits.log_softmax(1), before.to(logits.dtype).log_softmax(1)
-    return (logp.exp() * (logp - other)).sum(1)
+    return (logp.exp() * (logp - other)).where(logp > -torch.inf, 0.0).sum(1)
 
 
 def _parts(rows: int, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
