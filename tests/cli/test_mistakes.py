@@ -26,9 +26,12 @@ FILES = {
     "imports.py": "import nothing_like_it\n",
     "empty.jsonl": "",
     "line.jsonl": '{"question": "1 + 1", "answer": "2"}\n{"question": oops}\n',
+    "bare.toml": "steps = 3\n",
+    "bare.jsonl": '{"question": "1 + 1", "answer": "2"}\n',
     "columns.jsonl": '{"q": "1 + 1", "a": "2"}\n',
     "a_file": "x",
     "folder/keep.txt": "",
+    "folder.toml/keep.txt": "",
 }
 JSONL = ("train", "--task", "jsonl", "--task.prompt", "question", "--split", "train", "--sft.steps", "0")
 LLADA = ("sample", "--model", "llada", "--prompt", "x", "--model.path")
@@ -69,6 +72,7 @@ MISTAKES = {
     "no run to resume": (["train", "--resume", "runs/nope"], "runs/nope holds no run.toml, so it is no run to resume."),
     "runs in a file": (["train", "--folder", "a_file"], "--folder a_file: a_file is a file. Choose another folder"),
     "runs below a file": (["train", "--folder", "a_file/deeper"], "a_file is a file. Choose another folder"),
+    "a folder for a file": (["config", "show", "folder.toml"], "folder.toml cannot be read: Is a directory"),
     # values
     "bad TOML": (["train", "bad.toml"], "bad.toml: not valid TOML: Invalid value (at line 1, column 9)"),
     "text for a number": (["train", "types.toml"], 'types.toml: steps = "many" must be a whole number'),
@@ -88,7 +92,12 @@ MISTAKES = {
     "low above high": (["train", "--injection.high", "0.1"], "[injection] low = 0.2 is above high = 0.1"),
     "no place for the question": (["train", "--prompt.template", "Solve."], "has no place for the question. Put {prompt}"),
     "unknown preset": (["train", "--preset", "tinny"], "no preset named 'tinny'. Did you mean 'tiny'?"),
+    "no model": (["train", "bare.toml", "--task", "lists"], "no model is chosen. Choose one with --model NAME or [model]"),
+    "no model to plan": (["train", "bare.toml", "--task", "lists", "--dry-run"], "no model is chosen."),
+    "no task to plan": (["train", "bare.toml", "--model", "tiny", "--dry-run"], "no task is chosen."),
     # flags
+    "JSON of a run": (["train", "--json"], "--json prints the plan of --dry-run"),
+    "steps of sft": (["sft", "--steps", "5"], "--steps counts steps of reinforcement learning, which igpo sft does without. --sft.st"),
     "leaf of a flag": (["train", "--cache", "prefix"], "no option --cache; did you mean --sampler.cache?"),
     "leaf of two": (["train", "--lr", "3"], "no option --lr; did you mean --optimizer.lr?"),
     "leaf in sampling": (["sample", "--temperature", "1"], "no option --temperature; did you mean --sampler.temperature?"),
@@ -114,6 +123,7 @@ MISTAKES = {
     "no plug-in file": (["train", "--plugin", "none.py"], "there is no plug-in file 'none.py'"),
     "empty data": ([*JSONL, "--task.path", "empty.jsonl"], "empty.jsonl: no rows; the file is empty"),
     "bad JSON": ([*JSONL, "--task.path", "line.jsonl"], "line.jsonl:2: not JSON"),
+    "nothing for sft": ([*JSONL[:-2], "--task.path", "bare.jsonl"], "but the 1 tasks of 'jsonl' have none. Name their column"),
     "no such column": ([*JSONL, "--task.path", "columns.jsonl"], "columns.jsonl:1: no column 'answer' for the answer"),
     "no such data": ([*JSONL, "--task.path", "none.jsonl"], "none.jsonl does not exist"),
     "no path for data": ([*JSONL], "[task] needs a value for 'path': set it there, or with --task.path"),

@@ -279,6 +279,18 @@ def test_hints_need_worked_solutions(tmp_path, capsys):
     assert not list(tmp_path.glob("tiny*"))
 
 
+def test_evaluating_what_is_trained_on_is_said(tmp_path, capsys):
+    problems = tmp_path / "mine.jsonl"
+    problems.write_bytes(b'\xef\xbb\xbf{"prompt": "2 + 2", "answer": 4}\r\n\r\n{"prompt": "\xe2\x86\x92?", "answer": "x"}\r\n')
+    mine = ["--task", "jsonl", "--task.path", str(problems), "--verifier", "regex", "--verifier.pattern", "{answer}$"]
+    short = ["--steps", "1", "--sft.steps", "0", "--width", "8", "--sampler.block", "8", "--injection", "none"]
+    other = ["--eval.common.task", "lists", "--eval.common.limit", "2"]
+    assert run(["train", "--folder", str(tmp_path), "--name", "own", *short, *mine, *other]) == 0
+    warning = "warning: 2 of the 2 problems of [eval.heldout] are trained on too, so its score is not held out."
+    assert warning in (log := (tmp_path / "own" / "log.txt").read_text())
+    assert "[eval.common] are" not in log
+
+
 def test_out_of_memory_says_what_to_lower(tmp_path, capsys):
     assert train(tmp_path, "big", "--loss", "out-of-memory") == 1
     said = capsys.readouterr().err

@@ -136,6 +136,9 @@ def test_a_stream_reads_no_further_than_it_is_asked(tmp_path: Path) -> None:
         ("a.json", b"[]", r"no rows; the file is empty"),
         ("a.csv", b"question,answer\n", r"no rows; the file is empty"),
         ("a.jsonl", b'{"question": 1, "answer": 2}\n{"question": \n', r"a\.jsonl:2: not JSON .*one object a line"),
+        ("a.jsonl", b'{"question": 1, "answer": 2, "answer": 3}', r"a\.jsonl:1: not JSON \('answer' occurs twice"),
+        ("a.json", b'[{"question": 1, "question": 1, "answer": 3}]', r"a\.json: not JSON \('question' occurs twice"),
+        ("a.jsonl", b'{"question": 1, "answer": ' + b"9" * 5000 + b"}", r"a\.jsonl:1: not JSON .*digits"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not JSON"),
         ("a.json", b"[{]", r"a\.json: not JSON"),
         ("a.json", b"[1, 2]", r"a\.json: row 0: a JSON int instead of an object"),
@@ -156,9 +159,12 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, name: str, content:
         Jsonl(path=str(tmp_path / name), prompt="question")("train")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfquestion,answer\r\n1?,2\r\n")
-    assert Jsonl(path=str(tmp_path / "a.csv"), prompt="question")("train")[0].prompt == "1?"
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.jsonl.gz", "a.json"])
+def test_files_of_windows_are_read(tmp_path: Path, name: str) -> None:
+    text = "question,answer\r\n1?,2\r\n" if ".csv" in name else '\r\n{"question": "1?", "answer": 2}\r\n \r\n'
+    content = b"\xef\xbb\xbf" + text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [task.prompt for task in Jsonl(path=str(tmp_path / name), prompt="question")("train")] == ["1?"]
 
 
 def test_a_wrong_path_or_split_says_what_there_is(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_regex_finds_the_answer_in_a_form() -> None:
         ["<answer>1</answer>", "<think></think><answer>1</answer>"],
     )
     assert shape("<think>a</think><answer>1</answer>", task()).answer == "<think>a</think><answer>1</answer>"
-    for wrong in ("(", "a*", "", "x?$"):
+    for pattern in ("^{answer}$", "{answer}$", "{answer}"):
+        check_verifier(Regex(pattern=pattern), task("1.5"), ["1.5"], ["1x5", "", "2"])
+    for wrong in ("(", "a*", "", "x?$", "({answer})?"):
         with pytest.raises(ValueError, match="pattern"):
             Regex(pattern=wrong)
     assert Regex(pattern="#{answer}")("#", task()).note == "unverifiable"

@@ -60,9 +60,11 @@ class Source:
     def file(cls, path: Path, origin: str | None = None) -> Source:
         """A TOML file."""
         try:
-            return cls(origin or str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls(origin or str(path), tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
             raise UsageError(f"there is no file '{path}'") from None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not valid TOML: {error}") from error
 

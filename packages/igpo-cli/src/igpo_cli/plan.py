@@ -23,10 +23,10 @@ from igpo_cli.errors import UsageError
 from igpo_cli.history import bytes_of
 from igpo_cli.launch import read_accelerate, require_shares
 from igpo_cli.lora import adapt
-from igpo_cli.problems import ProblemSet, encode_pairs
+from igpo_cli.problems import ProblemSet, encode_pairs, nothing_to_learn
 from igpo_cli.rehearsal import Stage, fine_tuned, plainly, rehearse, stand_in
 from igpo_cli.speed import Bench, matrix_rate, training_cost
-from igpo_cli.tasks import tasks_of
+from igpo_cli.tasks import task_name, tasks_of
 from igpo_cli.tracking import read_metrics
 from igpo_cli.training import needs_copy
 from igpo_data import Task
@@ -392,7 +392,7 @@ def first_pairs(config: Config, loaded: Loaded, notes: list[str]) -> list[tuple[
             tasks = tasks_of(config, sft.split, "sft", sft.limit)
             pairs, _ = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, config.run.width)
             if not pairs:
-                raise UsageError(f"[sft] no task has a worked solution of under width = {config.run.width} tokens.")
+                raise nothing_to_learn(tasks, task_name(config, "sft"), config.run.width)
             return pairs
     notes.append(f"SFT's prompts and worked solutions are taken to have {ASSUMED} tokens")
     alike = (torch.zeros(ASSUMED, dtype=torch.long), torch.zeros(min(ASSUMED, config.run.width), dtype=torch.long))
@@ -432,7 +432,8 @@ def measured(config: Config) -> dict[str, float]:
 def show(made: Plan) -> None:
     """The plan as tables."""
     where = made.device if made.processes == 1 else f"{made.processes} x {made.device}"
-    model, run = made.model, ", ".join(f"{count} steps of {phase}" for phase, count in made.steps.items() if count)
+    phases = [f"{count} steps of {phase}" for phase, count in made.steps.items() if count]
+    model, run = made.model, ", ".join(phases) or "no steps"
     print(f"{run}; {model['name']}, {model['weights']:,} weights, {model['trainable']:,} trained, on {where}\n")
     titles = ("a step of", "stuck", "forwards", "tokens", "head positions", "FLOP", "time")
     columns = [

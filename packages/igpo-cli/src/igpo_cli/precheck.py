@@ -20,10 +20,10 @@ def require_trainable(config: Config) -> None:
     if config.run.steps and config.igpo["group"] == 1:
         alone = "group = 1 gives no signal: a rollout counts by how far its reward is from its group's mean. Use at least 2."
         raise config.refuse("", ValueError(alone))
-    if "task" in config.values:
-        phases = {None: config.run.steps, "sft": config.section("sft").steps}
-        used = [scope for scope, steps in phases.items() if steps]
-        require_splits(config, [*used, *(f"eval.{name}" for name in config.evals())])
+    config.plugin("model")
+    phases = {None: config.run.steps, "sft": config.section("sft").steps}
+    used = [scope for scope, steps in phases.items() if steps]
+    require_splits(config, [*used, *(f"eval.{name}" for name in config.evals())])
 
 
 def require_splits(config: Config, scopes: Iterable[str | None]) -> None:

@@ -143,6 +143,16 @@ def encode_pairs(
     return pairs, len(tasks) - len(pairs)
 
 
+def nothing_to_learn(tasks: Sequence[Task], name: str, width: int) -> UsageError:
+    """The message where `encode_pairs` found nothing for SFT in the tasks of source `name`."""
+    if any(task.trace is not None for task in tasks):
+        return UsageError(f"[sft] none of {len(tasks)} tasks has a worked solution of under width = {width} tokens.")
+    return UsageError(
+        f"[sft] learns from worked solutions, but the {len(tasks)} tasks of '{name}' have none. Name their column "
+        "(--task.trace), or go without this phase: --sft.steps 0"
+    )
+
+
 @frozen(eq=False)
 class ProblemSet:
     """The tasks of a run and their tokens, by key."""

@@ -33,11 +33,11 @@ from igpo_cli.evaluate import evaluate
 from igpo_cli.health import Watch
 from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
-from igpo_cli.problems import encode_pairs, own_trace
+from igpo_cli.problems import encode_pairs, nothing_to_learn, own_trace
 from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, told_best, write_config
 from igpo_cli.screen import Screen, peak_memory
 from igpo_cli.signals import Signals
-from igpo_cli.tasks import tasks_of, verifier_of
+from igpo_cli.tasks import task_name, tasks_of, verifier_of
 from igpo_cli.trackers import Trackers
 from igpo_cli.trackers import require as require_trackers
 from igpo_cli.tracking import Tracker, overall, read_metrics, rollout_rows
@@ -149,20 +149,20 @@ class Training:
         sft = config.section("sft")
         launch.require_shares({"prompts": config.igpo["prompts"], "[sft] batch": sft.batch})
         pairs: list[tuple[Tensor, Tensor]] = []
-        dropped = 0
+        dropped, trained = 0, set[str]()
         if sft.steps:
             tasks = tasks_of(config, sft.split, "sft", sft.limit)
             pairs, dropped = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, config.run.width)
             if not pairs:
-                raise UsageError(
-                    f"[sft] none of {len(tasks)} tasks has a worked solution of under width = {config.run.width} tokens."
-                )
+                raise nothing_to_learn(tasks, task_name(config, "sft"), config.run.width)
+            trained |= {task.prompt for task in tasks}
         problems = player = None
         if config.run.steps:
             problems = problem_set(config, loaded, config.run.split, limit=config.run.limit)
             require_hints(config, problems)
             algorithm_of(config)
             player = player_of(config, loaded, problems, stack.enter_context(verifier_of(config)))
+            trained |= {task.prompt for task in problems.tasks.values()}
         evaluations = {}
         for name in config.evals():
             scope, options = f"eval.{name}", config.evaluation(name)
@@ -208,6 +208,12 @@ class Training:
             )
         for warning in unseen(config, loaded) if problems is not None else ():
             tracker.message(f"warning: {warning}")
+        for name, (_, held_out, _) in evaluations.items():
+            if known := sum(task.prompt in trained for task in held_out.tasks.values()):
+                tracker.message(
+                    f"warning: {known} of the {len(held_out.tasks)} problems of [eval.{name}] are trained on too, so its "
+                    f"score is not held out. Give it problems of its own: --eval.{name}.split, --eval.{name}.task.path"
+                )
         if again is not None:
             tracker.cut(*again.point)
             tracker.message(str(again))

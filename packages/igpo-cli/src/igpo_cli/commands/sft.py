@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from igpo_cli.commands import App, config_command
-from igpo_cli.commands.train import DryRun, PlanJson, say_plan
+from igpo_cli.commands.train import DryRun, PlanJson, require_plan, say_plan
+from igpo_cli.errors import UsageError
 from igpo_cli.launch import Accelerate, Processes, start
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def register(app: App) -> None:
         """Fine-tune a model on worked solutions; what `igpo train --steps 0` does."""
         from igpo_cli.precheck import require_trainable
 
+        require_plan(dry_run, as_json)
+        if config.origins["steps"] == "flag" and config.run.steps:
+            raise UsageError(
+                f"--steps counts steps of reinforcement learning, which igpo sft does without. --sft.steps {config.run.steps}"
+            )
         config = config.replacing(steps=0)
         require_trainable(config)
         if dry_run:

@@ -22,6 +22,12 @@ DryRun = Annotated[
 PlanJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print it as JSON.")]
 
 
+def require_plan(dry_run: bool, as_json: bool) -> None:
+    """UsageError where JSON is asked for and there is no plan to be printed."""
+    if as_json and not dry_run:
+        raise UsageError("--json prints the plan of --dry-run; what a run does is in its metrics.jsonl (igpo runs show --json)")
+
+
 def say_plan(config: Config, processes: int | None, accelerate: Path | None, as_json: bool) -> None:
     """Print what the run would do."""
     from igpo_cli.plan import Job, plan, show
@@ -56,6 +62,7 @@ def register(app: App) -> None:
             raise UsageError(
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
             )
+        require_plan(dry_run, as_json)
         require_trainable(config)
         if dry_run:
             say_plan(config, processes, accelerate, as_json)

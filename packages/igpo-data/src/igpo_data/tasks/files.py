@@ -78,8 +78,8 @@ def read_jsonl(file: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+                row = json.loads(line, object_pairs_hook=_once)
+            except (ValueError, RecursionError) as error:  # also for a name twice, and for a number of 5,000 digits
                 raise ValueError(f"{file}:{number}: not JSON ({error}); one object a line is needed") from error
             yield _object(row, f"{file}:{number}")
 
@@ -92,9 +92,10 @@ def read_json(file: Path) -> Iterator[Row]:
             yield from read_jsonl(file)
             return
         text.seek(0)
+        whole = text.read()
         try:
-            rows = json.load(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            rows = json.loads(whole, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: not JSON ({error})") from error
     for number, row in enumerate(rows):
         yield _object(row, f"{file}: row {number}")
@@ -138,8 +139,17 @@ READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet
 
 def _text(file: Path) -> TextIO:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError where a name stands twice, of which Python would silently take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
+    return found
 
 
 def _object(row: Any, place: str) -> Row:
