@@ -61,7 +61,7 @@ def told(capsys, argv):
 
 MISTAKES = {
     # files and places
-    "wrong path": ([*LLADA, "/nowhere"], "model path '/nowhere' does not exist"),
+    "wrong path": ([*LLADA, "/nowhere/at/all"], "model path '/nowhere/at/all' does not exist"),
     "relative path": ([*LLADA, "./nowhere"], "Give a saved model's folder, or a name on the Hugging Face hub, USER/NAME."),
     "file for folder": ([*LLADA, "a_file"], "model path 'a_file' is a file. Point --model.path at the folder that holds"),
     "folder without model": ([*LLADA, "folder"], "folder holds no config.json. Point --model.path at a saved model."),
@@ -84,6 +84,7 @@ MISTAKES = {
     "no number": (["train", "--optimizer.lr", "fast"], '--optimizer.lr "fast" must be a number'),
     "wrong dtype": (["train", "--dtype", "float8"], "--dtype \"float8\" must be 'float32' or 'bfloat16' or 'float64'"),
     "value without flag": (["train", "--steps"], "Option '--steps' requires an argument."),
+    "plug-in without a name": (["train", "--eval.heldout.sampler"], "--eval.heldout.sampler needs the name of a plug-in behind"),
     "a group of one": (["train", "--group", "1"], "--group 1 gives no signal: a rollout counts by how far its reward is from"),
     "misspelt split": (["train", "--split", "trian"], "--split trian is no split of task 'lists', which has sft, train, test"),
     "split of sft": (["sft", "--sft.split", "tran"], "--sft.split tran is no split of task 'lists', which has"),

@@ -199,6 +199,27 @@ def test_a_single_file_is_enough(
         assert Path(values["plugins"][0]) == Path("mine.py")
 
 
+HOOK = "from igpo_sampling.hookspecs import hookimpl\n\n@hookimpl\ndef igpo_samplers():\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("class Mine: pass", "(TypeError: mine:Mine is no attrs class, whose fields are options: put @attrs.frozen above it)"),
+        ("@frozen\nclass Mine:\n    at: Path = Path('x')", "[sampler] at holds a PosixPath, but options are text, numbers,"),
+        ("@frozen\nclass Mine:\n    at: int", "[sampler] needs a value for 'at': set it there, or with --sampler.at"),
+    ],
+)  # fmt: skip
+def test_a_class_that_cannot_be_configured_says_why(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], body: str, problem: str
+) -> None:
+    monkeypatch.chdir(site)
+    head = "from pathlib import Path\nfrom attrs import frozen\n"
+    Path("mine.py").write_text(f"{head}{HOOK}    return {{'mine': 'mine:Mine'}}\n\n{body}\n")
+    assert run(["config", "check", "--plugin", "mine.py", "--sampler", "mine"]) == 2
+    assert problem in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "source", "problem"),
     [
@@ -208,6 +229,16 @@ def test_a_single_file_is_enough(
             "mine.py",
             "def igpo_samplers(): ...",
             "plug-in file 'mine.py' did not load (LookupError: it has no hooks: decorate one",
+        ),
+        (
+            "mine.py",
+            f"{HOOK}    return ['mine:Mine']",
+            "plug-in file 'mine.py' did not load (TypeError: igpo_samplers() returned a list; it must be {name: ",
+        ),
+        (
+            "mine.py",
+            f"{HOOK}    return {{'mine': int}}",
+            "plug-in file 'mine.py' did not load (TypeError: igpo_samplers() says 'mine': <class 'int'>; it must be a name",
         ),
         ("mine.txt", "", "plug-in file 'mine.txt' must have the name of a Python module, such as mine.py"),
         ("random.py", "", "plug-in file 'random.py' has the name of the module 'random'. Rename it."),

@@ -281,7 +281,9 @@ def test_hints_need_worked_solutions(tmp_path, capsys):
 
 def test_evaluating_what_is_trained_on_is_said(tmp_path, capsys):
     problems = tmp_path / "mine.jsonl"
-    problems.write_bytes(b'\xef\xbb\xbf{"prompt": "2 + 2", "answer": 4}\r\n\r\n{"prompt": "\xe2\x86\x92?", "answer": "x"}\r\n')
+    problems.write_bytes(
+        b'\xef\xbb\xbf{"prompt": "2 + 2", "answer": 4}\r\n\r\n{"prompt": "\xe2\x86\x92?", "answer": "x"}\r\n'
+    )
     mine = ["--task", "jsonl", "--task.path", str(problems), "--verifier", "regex", "--verifier.pattern", "{answer}$"]
     short = ["--steps", "1", "--sft.steps", "0", "--width", "8", "--sampler.block", "8", "--injection", "none"]
     other = ["--eval.common.task", "lists", "--eval.common.limit", "2"]

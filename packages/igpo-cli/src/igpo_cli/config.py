@@ -231,6 +231,8 @@ class Draft:
             node: Any = source.values
             for part in path.split(".") if path else ():
                 node = _named(node.get(part, {}))
+                if node is True and source.origin == FLAG and path.rpartition(".")[2] in KINDS:
+                    raise UsageError(f"{flag(path)} needs the name of a plug-in behind it")
                 if not isinstance(node, Mapping):
                     raise UsageError(f"{source.origin}: '{path}' must be a table, [{path}], and not {show(node)}")
             if node := {key: value for key, value in node.items() if key not in drop}:
@@ -550,7 +552,10 @@ class Builder:
             elif inner:
                 plain[key] = self._plain(_join(path, key), value, cell, inner)
             else:
-                plain[key] = _writable(value)
+                try:
+                    plain[key] = _writable(value)
+                except TypeError as error:
+                    raise _refuse(path, key, origin, f"{key} {error}") from error
                 self.origins[_join(path, key)] = origin
         return plain
 
@@ -560,6 +565,9 @@ def _writable(value: Any) -> Any:
         return [_writable(part) for part in value]
     if isinstance(value, Mapping):
         return {key: _writable(part) for key, part in value.items()}
+    if not isinstance(value, str | int | float | None):
+        kind = type(value).__name__
+        raise TypeError(f"holds a {kind}, but options are text, numbers, true or false, and lists and tables of them")
     return "none" if value is None else value
 
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
-from attrs import evolve, frozen
+from attrs import evolve, frozen, has
 
 from igpo_cli.errors import UsageError, close, warn
 
@@ -119,7 +119,7 @@ class Catalogue:
                     self.warnings.append(f"plug-in '{source.distribution}' has an unknown hook '{caller.name}'{hint}")
                 elif caller.name in kinds:
                     hook = next(hook for hook in caller.get_hookimpls() if hook.plugin is plugin)
-                    targets = cast(Mapping[str, str], hook.function())
+                    targets = named_targets(caller.name, hook.function())
                     rows += [evolve(source, kind=kinds[caller.name], name=n, target=at) for n, at in targets.items()]
         except Exception:
             self._manager.unregister(plugin)
@@ -192,7 +192,10 @@ class Catalogue:
         """The class of a plug-in."""
         row = self.find(kind, name)
         try:
-            return load_target(row.target)
+            cls = load_target(row.target)
+            if not has(cls):
+                raise TypeError(f"{row.target} is no attrs class, whose fields are options: put @attrs.frozen above it")
+            return cls
         except Exception as error:
             raise UsageError(
                 f"{kind} '{name}' of {row} did not load ({type(error).__name__}: {error}). igpo doctor"
@@ -213,6 +216,16 @@ class Catalogue:
                 hook.function(app)
             except Exception as error:  # noqa: BLE001 somebody else's code, which may fail in any way
                 warn(f"the commands of plug-in '{hook.plugin_name}' are skipped ({type(error).__name__}: {error})")
+
+
+def named_targets(hook: str, returned: Any) -> Mapping[str, str]:
+    """What a hook returned, if it is names and targets; else TypeError."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"{hook}() returned a {type(returned).__name__}; it must be {{name: 'module:Class'}}")
+    for name, target in returned.items():
+        if not (isinstance(name, str) and isinstance(target, str) and all(target.partition(":"))):
+            raise TypeError(f"{hook}() says {name!r}: {target!r}; it must be a name and the text 'module:Class'")
+    return returned
 
 
 def load_target(target: str) -> type[Any]:

@@ -25,7 +25,9 @@ PlanJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print it
 def require_plan(dry_run: bool, as_json: bool) -> None:
     """UsageError where JSON is asked for and there is no plan to be printed."""
     if as_json and not dry_run:
-        raise UsageError("--json prints the plan of --dry-run; what a run does is in its metrics.jsonl (igpo runs show --json)")
+        raise UsageError(
+            "--json prints the plan of --dry-run; what a run does is in its metrics.jsonl (igpo runs show --json)"
+        )
 
 
 def say_plan(config: Config, processes: int | None, accelerate: Path | None, as_json: bool) -> None:
