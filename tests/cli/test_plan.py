@@ -1,13 +1,15 @@
 """The dry run: its counts are those of a real step of the same configuration, its bytes those of real tensors and files."""
 
 import json
+import multiprocessing
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from attrs import evolve
+from accelerate import Accelerator, debug_launcher
+from attrs import asdict, evolve
 
 from igpo_cli import speed
 from igpo_cli.assemble import algorithm_of, load_model, player_of, problem_set
@@ -15,16 +17,19 @@ from igpo_cli.config import resolve
 from igpo_cli.history import size
 from igpo_cli.lora import adapt
 from igpo_cli.main import run
-from igpo_cli.plan import figures_of, llada_8b, plan
+from igpo_cli.plan import Job, figures_of, llada_8b, plan
 from igpo_cli.plugins import Catalogue
 from igpo_cli.problems import encode_pairs
-from igpo_cli.rehearsal import Counted, Stage, by_gradient, plainly, rehearse, stand_in
+from igpo_cli.rehearsal import Counted, Stage, by_gradient, graded, plainly, rehearse, stand_in
 from igpo_cli.tasks import tasks_of, verifier_of
 from igpo_cli.training import run as train
 from igpo_rl.checkpoint import Checkpoints
-from igpo_rl.cost import LLADA_8B
+from igpo_rl.cost import LLADA_8B, Count
+from igpo_rl.exchange import Exchange
+from igpo_rl.igpo import identity
+from igpo_rl.memory import Room
 from igpo_rl.seeds import permutation_stream
-from igpo_rl.trainer import Routine, train_sft
+from igpo_rl.trainer import Routine, gather_with, train_sft
 
 PLUGIN = Path(__file__).parent / "plugin_first_word.py"
 CATALOGUE = Catalogue.installed()
@@ -67,16 +72,20 @@ SETTINGS = [
     {"sampler": "threshold", "sampler__threshold": "1.0", "estimator": "elbo", "loss": "gspo", "attend_eos": "false"},
     {"sampler__guidance": "0.5", "injection": "none", "estimator__low": "0.5"},
     {"injection": "resample", "refills": "1", "measure": ["hint-kl"], "play_rows": "5"},
+    {"estimator": "sandwich", "loss": "gspo"},
+    {"estimator": "left-to-right", "estimator__block": "5"},
 ]
+PARTS = ("rollout", "inpainting", "old", "reference", "update")
 
 
-@pytest.mark.parametrize("step", [0, 2])
-@pytest.mark.parametrize("flags", SETTINGS, ids=str)
-def test_counts_are_those_of_a_real_step(flags, step):
-    config = small(**flags)
+def real_step(config, step, stuck=None, ranks=1, accelerator=None):
+    """One rank's counters of a step with the real model, and which groups were stuck; `stuck`: these are, whatever they write."""
     algorithm, loaded = algorithm_of(config), load_model(config)
     problems = problem_set(config, loaded, "train")
-    parts = {name: Counted(loaded.denoiser) for name in ("rollout", "inpainting", "old", "reference", "update")}
+    rank = 0 if accelerator is None else accelerator.process_index
+    gather = (lambda values: values[None]) if accelerator is None else gather_with(accelerator)
+    exchange = Exchange(gathered, rank) if ranks > 1 else identity
+    parts = {name: Counted(loaded.denoiser) for name in PARTS}
     order = permutation_stream(len(problems.problems), algorithm.seed, "igpo", start=step * algorithm.prompts)
     with verifier_of(config) as verifier:
         player = player_of(config, loaded, problems, verifier)
@@ -85,20 +94,119 @@ def test_counts_are_those_of_a_real_step(flags, step):
             counted = parts["rollout" if overlay is None else "inpainting"]
             return evolve(player, within=lambda _: nullcontext(counted))(some, overlay, seeds)
 
-        batch = algorithm.collect(play, (problems.problems[index] for index in order), progress=step / 3, step=step)
-    policy = by_gradient(parts["update"], parts["old"])
-    for _ in algorithm.learn(policy, parts["reference"], batch, step, mask_id=loaded.mask_id):
-        pass
+        def judged(play, wrong):
+            return play if stuck is None else graded(play, algorithm.group, wrong)
 
-    stuck = batch.stuck.view(-1, algorithm.group)[:, 0].nonzero().flatten().tolist()
+        batch = algorithm.collect(
+            judged(play, [number // ranks for number in stuck or () if number % ranks == rank]),
+            (problems.problems[index] for index in order),
+            progress=step / 3,
+            step=step,
+            exchange=lambda play: judged(exchange(play), ()),
+            gather=gather,
+            rank=rank,
+        )
+    policy = by_gradient(parts["update"], parts["old"])
+    room = Room(algorithm.score_rows)
+    for _ in algorithm.learn(policy, parts["reference"], batch, step, mask_id=loaded.mask_id, gather=gather, room=room):
+        pass
+    return parts, batch.stuck.view(-1, algorithm.group)[:, 0].nonzero().flatten().tolist()
+
+
+def gathered(value):
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
+def planned_step(config, step, stuck, ranks=1):
+    algorithm, loaded = algorithm_of(config), load_model(config)
     plain = stand_in(loaded)
-    alike = plainly(problems, plain)
-    planned = rehearse(
-        algorithm, Stage.of(config, plain, alike), alike.problems, stuck, step=step, steps=config.run.steps
-    )
+    alike = plainly(problem_set(config, loaded, "train"), plain)
+    stage = Stage.of(config, plain, alike)
+    return rehearse(algorithm, stage, alike.problems, stuck, step=step, steps=config.run.steps, ranks=ranks)
+
+
+@pytest.mark.parametrize(("step", "groups"), [(0, 3), (2, 1)])
+@pytest.mark.parametrize("flags", SETTINGS, ids=str)
+def test_counts_are_those_of_a_real_step(flags, step, groups):
+    config = small(**flags)
+    parts, stuck = real_step(config, step, range(groups))
+    planned = planned_step(config, step, stuck)
     assert planned.counts == {name: part.count for name, part in parts.items()}
     assert planned.counts["rollout"].inputs > planned.counts["old"].inputs > 0
     assert planned.most == {name: part.most for name, part in parts.items()}
+
+
+def test_counts_are_those_of_a_step_that_a_verifier_judged():
+    config = small()
+    parts, stuck = real_step(config, 0)
+    assert planned_step(config, 0, stuck).counts == {name: part.count for name, part in parts.items()}
+
+
+def test_where_rows_of_a_group_are_read_together_the_stand_in_writes_them_alike():
+    """A trajectory's first copy shows nothing and is the group's: it is read wherever some row was written first."""
+    config = small(estimator="trajectory", estimator__steps="2")
+    parts, stuck = real_step(config, 2, range(1))
+    planned = planned_step(config, 2, stuck).counts
+    for name, part in parts.items():
+        assert evolve(planned[name], head=part.count.head) == part.count
+        assert planned[name].head <= part.count.head <= 1.3 * planned[name].head
+
+
+@pytest.mark.parametrize("groups", [0, 2, 4])
+def test_counts_hold_for_any_share_of_stuck_groups(groups):
+    """Without `keep_zero_signal`, so that what is stuck decides what is learned from too."""
+    config = small(keep_zero_signal="false")
+    parts, stuck = real_step(config, 1, range(groups))
+    assert stuck == [*range(groups)]
+    planned = planned_step(config, 1, stuck)
+    assert planned.counts == {name: part.count for name, part in parts.items()}
+
+
+SHARED_OUT = [
+    {},
+    {"estimator": "mean-field", "score_rows": "3"},
+    {"estimator": "elbo", "loss": "gspo", "play_rows": "3"},
+]
+
+
+def of_two(path):
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    place = str(accelerator.process_index)
+    os.environ |= {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    found = []
+    for flags in SHARED_OUT:
+        for groups in (0, 1, 2, 4):
+            config = small(keep_zero_signal="false", **flags)
+            parts, _ = real_step(config, 1, range(groups), 2, accelerator)
+            found.append({name: asdict(part.count) for name, part in parts.items()})
+    found.append(asdict(tuned(resolve("tiny", None, TUNED, CATALOGUE))))
+    Path(path, place).write_text(json.dumps(found))
+
+
+def start_two(path):
+    debug_launcher(of_two, (path,), num_processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_counts_are_those_of_two_processes(tmp_path):
+    """With one group stuck one of them has no stuck row of its own, and plays some of the other's."""
+    launched = multiprocessing.get_context("spawn").Process(target=start_two, args=(str(tmp_path),))
+    launched.start()
+    launched.join(280)
+    assert launched.exitcode == 0
+    *steps, fine = zip(*(json.loads((tmp_path / rank).read_text()) for rank in "01"), strict=True)
+    for flags in SHARED_OUT:
+        for groups in (0, 1, 2, 4):
+            config = small(keep_zero_signal="false", **flags)
+            planned = planned_step(config, 1, range(groups), 2)
+            first, second = ({name: Count(**count) for name, count in each.items()} for each in steps.pop(0))
+            assert planned.counts == {name: first[name] + second[name] for name in PARTS}
+    (work,) = plan(resolve("tiny", None, TUNED, CATALOGUE), Job(2)).work
+    assert work.count == Count(**fine[0]) + Count(**fine[1])
 
 
 def test_how_many_groups_are_stuck_decides_what_inpainting_takes():
@@ -113,11 +221,12 @@ def test_how_many_groups_are_stuck_decides_what_inpainting_takes():
     assert sorted(count.head for count in spent) == [count.head for count in spent]
 
 
-def test_the_batch_of_fine_tuning_is_the_first_one():
-    config = resolve("tiny", None, {"sft.batch": "8", "sft.limit": "20", "steps": "0"}, CATALOGUE)
+TUNED = {"sft.batch": "8", "sft.limit": "20", "sft.score_rows": "3", "steps": "0"}
+
+
+def tuned(config):
+    """What the first step of SFT asks of the real model, on this process."""
     loaded = load_model(config)
-    made = plan(config)
-    assert [(one.phase, one.part) for one in made.work] == [("sft", "update")]
     tasks = tasks_of(config, "sft", "sft", 20)
     pairs, _ = encode_pairs(tasks, config.section("prompt", "sft"), loaded.tokenizer, WIDTH)
     seen = Counted(loaded.denoiser)
@@ -142,7 +251,14 @@ def test_the_batch_of_fine_tuning_is_the_first_one():
         eos_id=loaded.eos_id,
         pad_id=loaded.pad_id,
     )
-    assert made.work[0].count == seen.count
+    return seen.count
+
+
+def test_the_batch_of_fine_tuning_is_the_first_one():
+    config = resolve("tiny", None, TUNED, CATALOGUE)
+    made = plan(config)
+    assert [(one.phase, one.part) for one in made.work] == [("sft", "update")]
+    assert made.work[0].count == tuned(config)
 
 
 @pytest.mark.parametrize("rank", ["0", "32"])

@@ -255,7 +255,7 @@ def plan(config: Config, job: Job | None = None) -> Plan:
 
     if steps["sft"]:
         pairs = first_pairs(config, loaded, notes)
-        count = fine_tuned(config, plain, pairs)
+        count = fine_tuned(config, plain, pairs, job.processes, spread=job.spread)
         add("sft", "update", count, bench.fine_tuning(pairs) if bench else rate)
         columns, updated = count.columns // count.inputs, min(config.section("sft").score_rows, count.inputs)
     reference = 0
@@ -266,7 +266,13 @@ def plan(config: Config, job: Job | None = None) -> Plan:
         stage = Stage.of(config, plain, alike)
         shares = {
             share: rehearse(
-                algorithm, stage, alike.problems, range(round(share * algorithm.prompts)), steps=steps["igpo"]
+                algorithm,
+                stage,
+                alike.problems,
+                range(round(share * algorithm.prompts)),
+                steps=steps["igpo"],
+                ranks=job.processes,
+                spread=job.spread,
             )
             for share in STUCK
         }

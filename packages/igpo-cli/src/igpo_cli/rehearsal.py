@@ -1,12 +1,16 @@
 """The forwards of a step, counted without the model: its own sampler, player and algorithm on a stand-in for the network.
 
 The stand-in knows one word, never ends a row, and writes down what it is asked for; so no count is a formula of its own.
+Several processes are as many threads, which meet as processes do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import reduce
+from threading import Barrier, BrokenBarrierError
 from typing import TYPE_CHECKING, Any
 
 import lazy_loader as lazy
@@ -17,6 +21,8 @@ from igpo_cli.problems import ProblemSet
 from igpo_data import Task, Verdict
 from igpo_rl import Problem
 from igpo_rl.cost import Count
+from igpo_rl.exchange import Exchange
+from igpo_rl.memory import Room
 from igpo_rl.seeds import permutation_stream
 from igpo_rl.sft import Examples, example_batches, noise
 from igpo_sampling import Loaded
@@ -121,32 +127,104 @@ class Rehearsal:
     """Inputs of the largest forward of each."""
     batch: Rollouts
 
+    def beside(self, other: Rehearsal) -> Rehearsal:
+        """Both ranks together, with the batch of this one."""
+        counts = {name: count + other.counts[name] for name, count in self.counts.items()}
+        return evolve(self, counts=counts, most={name: max(most, other.most[name]) for name, most in self.most.items()})
+
 
 def rehearse(
-    algorithm: IGPO, stage: Stage, problems: Sequence[Problem], stuck: Collection[int], *, step: int = 0, steps: int = 1
+    algorithm: IGPO,
+    stage: Stage,
+    problems: Sequence[Problem],
+    stuck: Collection[int],
+    *,
+    step: int = 0,
+    steps: int = 1,
+    ranks: int = 1,
+    spread: bool = False,
 ) -> Rehearsal:
-    """Step `step` of a run over these problems, with the groups of these numbers stuck.
+    """Step `step` of a run over these problems on so many ranks, their weights `spread` or not, with the groups of these
+    numbers stuck; the batch is that of rank 0.
 
     Every other group, and each of them once it is shown hints, has one right row; no row ends before the canvas does.
     """
-    loaded = stage.player.loaded
-    parts = {name: Counted(loaded.denoiser) for name in ("rollout", "inpainting", "old", "reference", "update")}
-    order = permutation_stream(len(problems), algorithm.seed, "igpo", start=step * algorithm.prompts)
-    batch = algorithm.collect(
-        graded(stage, parts, algorithm.group, stuck),
-        (problems[index] for index in order),
-        progress=step / steps,
-        step=step,
-        retrace=lambda problem, completion: None,  # noqa: ARG005
-    )
-    policy: Any = by_gradient(parts["update"], parts["old"])
-    for _ in algorithm.learn(policy, parts["reference"], batch, step, mask_id=loaded.mask_id):
-        pass
-    return Rehearsal(
-        counts={name: part.count for name, part in parts.items()},
-        most={name: part.most for name, part in parts.items()},
-        batch=batch,
-    )
+    loaded, meeting = stage.player.loaded, Meeting.of(ranks)
+
+    def share(rank: int) -> Rehearsal:
+        parts = {name: Counted(loaded.denoiser) for name in ("rollout", "inpainting", "old", "reference", "update")}
+        order = permutation_stream(len(problems), algorithm.seed, "igpo", start=step * algorithm.prompts)
+        everyone = meeting.everyone(rank)
+
+        def gather(values: Tensor) -> Tensor:
+            return torch.stack(everyone(values))
+
+        play, exchange = stage.counted(parts), Exchange(everyone, rank)
+        batch = algorithm.collect(
+            graded(play, algorithm.group, [number // ranks for number in stuck if number % ranks == rank]),
+            (problems[index] for index in order),
+            progress=step / steps,
+            step=step,
+            exchange=lambda _: graded(exchange(play), algorithm.group, ()),
+            gather=gather,
+            rank=rank,
+            retrace=lambda problem, completion: None,  # noqa: ARG005
+        )
+        policy: Any = by_gradient(parts["update"], parts["old"])
+        room = Room(algorithm.score_rows, halves=not spread)
+        for _ in algorithm.learn(
+            policy, parts["reference"], batch, step, mask_id=loaded.mask_id, gather=gather, room=room
+        ):
+            pass
+        return Rehearsal(
+            counts={name: part.count for name, part in parts.items()},
+            most={name: part.most for name, part in parts.items()},
+            batch=batch,
+        )
+
+    return reduce(Rehearsal.beside, meeting.hold(share))
+
+
+@frozen(eq=False)
+class Meeting:
+    """Ranks that are threads of this process."""
+
+    barrier: Barrier
+    said: list[Any]
+
+    @classmethod
+    def of(cls, ranks: int) -> Meeting:
+        """One for so many."""
+        return cls(Barrier(ranks), [None] * ranks)
+
+    def everyone(self, rank: int) -> Callable[[Any], list[Any]]:
+        """What this rank says -> what all say, by rank; each waits for the others."""
+
+        def told(value: Any) -> list[Any]:
+            self.said[rank] = value
+            self.barrier.wait()
+            found = list(self.said)
+            self.barrier.wait()
+            return found
+
+        return told
+
+    def hold(self, share: Callable[[int], Rehearsal]) -> list[Rehearsal]:
+        """What each rank does. The error of one ends them all."""
+
+        def attend(rank: int) -> Rehearsal:
+            try:
+                return share(rank)
+            except BaseException:
+                self.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(len(self.said)) as pool:
+            done = [pool.submit(attend, rank) for rank in range(len(self.said))]
+        errors = [error for error in (one.exception() for one in done) if error is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
+            raise error
+        return [one.result() for one in done]
 
 
 def by_gradient(trained: Counted, fixed: Counted) -> Callable[..., Any]:
@@ -196,32 +274,39 @@ class Stage:
             self.known[key] = found
         return found
 
+    def counted(self, parts: Mapping[str, Counted]) -> Play:
+        """`play`, kept account of."""
 
-def graded(stage: Stage, parts: Mapping[str, Counted], group: int, stuck: Collection[int]) -> Play:
-    """What `stage` plays, kept account of, with rows right or wrong as planned."""
-    plays = 0
+        def play(problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
+            rollouts, counted = self.play(problems, overlay, seeds)
+            parts["rollout" if overlay is None else "inpainting"].add(counted)
+            return rollouts
 
-    def play(problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
-        nonlocal plays
-        plays += 1
-        rollouts, counted = stage.play(problems, overlay, seeds)
-        parts["rollout" if overlay is None else "inpainting"].add(counted)
+        return play
+
+
+def graded(play: Play, group: int, stuck: Collection[int]) -> Play:
+    """What `play` gives, with rows right or wrong as planned."""
+
+    def judged(problems: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
+        rollouts = play(problems, overlay, seeds)
         row = torch.arange(len(rollouts))
-        correct = row % group == 0
-        if plays == 1:
-            correct &= ~torch.isin(row // group, torch.tensor(sorted(stuck), dtype=torch.long))
+        correct = (row % group == 0) & ~torch.isin(row // group, torch.tensor(sorted(stuck), dtype=torch.long))
         return evolve(rollouts, correct=correct, reward=correct.float(), verifiable=torch.ones_like(correct))
 
-    return play
+    return judged
 
 
-def fine_tuned(config: Config, loaded: Loaded, pairs: Sequence[tuple[Tensor, Tensor]]) -> Count:
-    """Forwards of the first step of SFT."""
+def fine_tuned(
+    config: Config, loaded: Loaded, pairs: Sequence[tuple[Tensor, Tensor]], ranks: int = 1, *, spread: bool = False
+) -> Count:
+    """Forwards of the first step of SFT on so many ranks; each of several, with whole weights, closes it with an empty one."""
     options, examples = config.section("sft"), first_examples(config, loaded, pairs)
     places = torch.arange(len(examples))
     view = noise(examples, places, options.batch, seed=config.run.seed, step=0, mask_id=loaded.mask_id)
     inputs, width = view.noised.shape
-    return Count.of(inputs, width, int(view.scored.sum()))
+    empty = ranks if ranks > 1 and not spread else 0
+    return Count.of(inputs + empty, width, int(view.scored.sum()))
 
 
 def first_examples(config: Config, loaded: Loaded, pairs: Sequence[tuple[Tensor, Tensor]]) -> Examples:
