@@ -1,6 +1,6 @@
 """Where the time of our IGPO step goes, by part of the work and by phase: shares of the whole step, by torch.profiler.
 
-The step is that of the last table, on two models. The tiny one has the sizes of the tiny preset: 16 prompts of 8 rows,
+The step is that of the table on whole steps, on two models. The tiny one has the sizes of the tiny preset: 16 prompts of 8 rows,
 25 tokens in one block, 13 steps, random-mask, where each operation is over in microseconds. "Between operations" is time
 in no operation of torch: Python, and what the profiler adds to it. Work of a backward pass is told apart for matrix
 products, attention and the head alone.

@@ -80,7 +80,7 @@ def scored(vocabulary: int, rows: int, width: int, body: tuple[int, int]) -> Cal
 
 
 def sizes(quick: bool) -> Iterator[Row]:
-    V, body, repeats = (1_000, (64, 2), 1) if quick else (32_000, (256, 4), 3)
+    V, body, repeats = (1_000, (64, 2), 1) if quick else (32_000, (256, 4), 2)
     grow = [1, 2] if quick else [1, 2, 4]
     long, large = 128 * grow[-1], V * grow[-1]
     by = {"rows": 4, "G": 4, "L": 128, "V": V}
@@ -165,7 +165,7 @@ def processes(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as parent:
         folders = [Path(parent) / f"of-{count}" for count in range(1, most + 1)]
         ends = [
-            training(folder, count, *(less if quick else ("--steps", "9"))) for count, folder in enumerate(folders, 1)
+            training(folder, count, *(less if quick else ("--steps", "7"))) for count, folder in enumerate(folders, 1)
         ]
         notes = list(map(phases, folders))
     yield measured("the first step of igpo train", ends[0][0], note="with the evaluation before it")
