@@ -52,15 +52,14 @@ def player(model: Model) -> Callable[[Sequence[Problem], Tensor | None, Tensor],
 
     @torch.no_grad()
     def play(rows: Sequence[Problem], overlay: Tensor | None, seeds: Tensor) -> Rollouts:
-        prompt = torch.stack([row.prompt for row in rows]) if rows else torch.empty(0, LENGTH, dtype=torch.long)
+        prompt = torch.stack([row.prompt for row in rows])
         blank = torch.ones_like(prompt, dtype=torch.bool) if overlay is None else overlay < 0
         canvas = torch.cat(
             [prompt, prompt.masked_fill(blank, MASK) if overlay is None else overlay.where(~blank, MASK)], 1
         )
         cells = torch.arange(canvas.numel()).view_as(canvas)[:, LENGTH:]
         attended = torch.ones_like(canvas, dtype=torch.bool)
-        # When no group is stuck there are no rows, and PyTorch's attention takes none.
-        logits = model(canvas, attended, cells.flatten())[:, :MASK] if rows else torch.empty(0, MASK)
+        logits = model(canvas, attended, cells.flatten())[:, :MASK]
         edges = logits.softmax(-1).cumsum(-1)
         drawn = torch.searchsorted(edges, uniforms(seeds, LENGTH).view(-1, 1) * edges[:, -1:], right=True)
         completion = canvas[:, LENGTH:].where(~blank, drawn.clamp(max=LETTERS - 1).view_as(prompt))
@@ -70,15 +69,11 @@ def player(model: Model) -> Callable[[Sequence[Problem], Tensor | None, Tensor],
             prompt=prompt,
             prompt_valid=everywhere,
             completion=completion,
-            given=~blank,
             valid=everywhere,
-            order=blank.long() - 1,
-            confidence=torch.ones_like(completion, dtype=torch.float32),
             reward=correct.float(),
             correct=correct,
-            verifiable=torch.ones_like(correct),
-            group=torch.zeros_like(seeds),
-            forwards=torch.ones_like(seeds),
+            given=~blank,
+            order=blank.long() - 1,
         )
 
     return play

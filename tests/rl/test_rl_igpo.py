@@ -405,14 +405,14 @@ def test_spaced_hints_are_spread_out_and_hide_the_answer():
 
 def test_an_injection_cannot_leak_past_the_counter(monkeypatch):
     """A faulty placement that puts the answer's tokens where others belong is counted token by token."""
-    from igpo_rl import igpo
+    from igpo_rl import overlay
 
     def faulty(chunks, shown, width):
         source = torch.full((len(shown), width), -1)
         source[:, 0] = 11  # the value, at the first slot
         return source
 
-    monkeypatch.setattr(igpo, "place", faulty)
+    monkeypatch.setattr(overlay, "place", faulty)
     batch, _ = collect(algorithm(), verdict=lambda one, text: False)
     assert batch.metrics["hint/answer_leak"] == 16
 

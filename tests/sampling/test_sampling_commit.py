@@ -67,6 +67,11 @@ def test_top_takes_the_surest_of_each_row_and_ties_go_to_the_lower_index(data):
         assert chosen[row].nonzero()[:, 0].tolist() == sorted(best)
 
 
+def test_ties_go_to_the_lower_index_in_long_rows_too():
+    """Short ones are sorted stably by any algorithm."""
+    assert top(torch.zeros(1, 300), torch.tensor([5])).nonzero()[:, 1].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_common_top_k_writes_over_given_tokens():
     """Trap 11. Row 1 has one blank left while row 0 has four: a count for the batch overruns it."""
     blank = torch.tensor([[True, True, True, True], [False, True, False, False]])

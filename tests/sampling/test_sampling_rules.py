@@ -301,6 +301,10 @@ def test_ties_go_to_the_lower_index():
     assert first_step(ThresholdSampler(block=4, temperature=0.0), 0.7, 0.8, 0.8, 0.7) == [1]
 
 
+def test_a_token_at_the_threshold_is_committed():
+    assert first_step(ThresholdSampler(threshold=1.0, block=3, temperature=0.0), 1.0, 0.9, 1.0) == [0, 2]
+
+
 def test_alg_temp_draws_cells_without_replacement():
     """Two of three cells by softmax(confidence / alg_temp), one after the other: the probability of each left-over cell."""
     sure, rows = (0.9, 0.7, 0.5), 20_000

@@ -38,6 +38,8 @@ from .losses import SPG as SPG
 from .losses import WD1 as WD1
 from .losses import DrGRPO as DrGRPO
 from .losses import PolicyLoss as PolicyLoss
+from .overlay import Plan as Plan
+from .overlay import plan_hints as plan_hints
 from .problems import problem_from_text as problem_from_text
 from .records import Denoiser as Denoiser
 from .records import Loss as Loss

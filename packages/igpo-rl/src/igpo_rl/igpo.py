@@ -22,11 +22,11 @@ from igpo_rl.chunkers import Chunker, RandomLength
 from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergence
 from igpo_rl.estimators.mean_field import MeanField
 from igpo_rl.filters import EntropyFilter, TopEntropy
-from igpo_rl.guards import check_chunks, check_loss, check_table, naming
+from igpo_rl.guards import check_loss, check_table, naming
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
 from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups
 from igpo_rl.memory import Room, Work
-from igpo_rl.overlay import check_shown, leaked, overlay_of, place, place_spaced, values_seen, within, within_spaced
+from igpo_rl.overlay import Plan, check_shown, leaked, plan_hints, values_seen
 from igpo_rl.passes import Passes, measure
 from igpo_rl.ranks import in_order
 from igpo_rl.records import Denoiser, Loss, Play, Problem, Rollouts, View
@@ -323,18 +323,17 @@ class IGPO:
                 problem = evolve(problem, trace=None, hintable=None)
         if self.hide_value and problem.hintable is not None and problem.answer_value is not None:
             problem = evolve(problem, hintable=problem.hintable & ~problem.answer_value)
-        rng = Random(derive(self.seed, step, problem.key, "hint", *range(problem.turn)))
-        with naming("chunker", self.chunker):
-            pieces, spaced = check_chunks(self.chunker(problem, rng), problem), self.place == "spaced"
-        chunks = within_spaced(pieces, width) if spaced else within(pieces, width)
-        with naming("injection", self.injection):
-            shown = self.injection(problem, chunks, self.group, progress, rng, memory.setdefault("injection", {}))
-            if shown is None:
-                return None
-            check_table("rows and chunks", shown, (self.group, len(chunks)))
-        length = 0 if problem.trace is None else len(problem.trace)
-        source = place_spaced(chunks, shown, width, length) if spaced else place(chunks, shown, width)
-        return Plan(problem, shown, source, overlay_of(problem.trace, source))
+        return plan_hints(
+            problem,
+            self.group,
+            width,
+            Random(derive(self.seed, step, problem.key, "hint", *range(problem.turn))),
+            chunker=self.chunker,
+            injection=self.injection,
+            spaced=self.place == "spaced",
+            progress=progress,
+            memory=memory.setdefault("injection", {}),
+        )
 
     def _inspect(self, inpainted: Rollouts, overlay: Tensor, plans: Sequence[Plan]) -> dict[str, float]:
         """What the rows that came back show of the answer."""
@@ -445,17 +444,3 @@ class IGPO:
 
         needed = gather(torch.tensor([-(-rows // size(room.limit // copies))]))
         return Work(rows, size, copies, max(1, int(needed.max())), closing=room.halves and len(needed) > 1)
-
-
-@frozen(eq=False)
-class Plan:
-    """What the rows of one group are shown."""
-
-    problem: Problem
-    """With the trace that the hints are pieces of."""
-    shown: Tensor
-    """(G, K) bool: which chunks."""
-    source: Tensor
-    """(G, L) long: which token of the trace stands at each slot, -1 where it is left blank."""
-    overlay: Tensor
-    """(G, L) long: these tokens."""

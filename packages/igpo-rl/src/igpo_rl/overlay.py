@@ -8,11 +8,15 @@ a chunker, an injection, a placement or a player that shows too much.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
+from attrs import frozen
 
-from igpo_rl.chunkers import Span, true_runs
+from igpo_rl.chunkers import Chunker, RandomLength, Span, true_runs
+from igpo_rl.guards import check_chunks, check_table, naming
+from igpo_rl.injections import Injection, Memory, UniformChunks
 from igpo_rl.records import Problem, Rollouts
 
 if TYPE_CHECKING:
@@ -23,6 +27,50 @@ else:
 
 BLANK = -1
 MARGIN, SHORTEST_TAIL, WIDEST_GAP, LARGEST_SCALE = 30, 5, 100, 1.5  # of the public code of IGPO, in tokens
+
+
+@frozen(eq=False)
+class Plan:
+    """What G rows of one problem are shown."""
+
+    problem: Problem
+    """With the trace that the hints are pieces of."""
+    shown: Tensor
+    """(G, K) bool: which chunks."""
+    source: Tensor
+    """(G, L) long: which token of the trace stands at each slot, -1 where it is left blank."""
+    overlay: Tensor
+    """(G, L) long: these tokens."""
+
+
+def plan_hints(
+    problem: Problem,
+    rows: int,
+    width: int,
+    rng: Random,
+    *,
+    chunker: Chunker | None = None,
+    injection: Injection | None = None,
+    spaced: bool = False,
+    progress: float = 0.0,
+    memory: Memory | None = None,
+) -> Plan | None:
+    """What each of `rows` completions of `width` tokens is shown; None where the injection shows nothing at all.
+
+    By default `RandomLength` chunks and `UniformChunks` of them, as published (IGPO, arXiv 2509.10396, section 3).
+    """
+    chunker, injection = chunker or RandomLength(), injection or UniformChunks()
+    with naming("chunker", chunker):
+        pieces = check_chunks(chunker(problem, rng), problem)
+    chunks = within_spaced(pieces, width) if spaced else within(pieces, width)
+    with naming("injection", injection):
+        shown = injection(problem, chunks, rows, progress, rng, {} if memory is None else memory)
+        if shown is None:
+            return None
+        check_table("rows and chunks", shown, (rows, len(chunks)))
+    length = 0 if problem.trace is None else len(problem.trace)
+    source = place_spaced(chunks, shown, width, length) if spaced else place(chunks, shown, width)
+    return Plan(problem, shown, source, overlay_of(problem.trace, source))
 
 
 def within(chunks: Sequence[Span], width: int) -> list[Span]:
