@@ -60,3 +60,31 @@ def test_operations_of_an_8b_model():
     published, exact = (Count.of(8, 768, head).flops(LLADA_8B) for head in (8 * 768, 8 * 32))
     assert published / 1e12 == pytest.approx(94.6, abs=0.1)
     assert exact / 1e12 == pytest.approx(88.5, abs=0.1)
+
+
+Q, G, MU = 4, 4, 3
+TABLE = [
+    # canvases of a view, distinct views of MU updates, head positions of a view
+    (MeanField(), Q, 1, Q * WIDTH),
+    (MeanField(prompt_mask=0.3), Q, MU, Q * WIDTH),
+    (RandomMask(), Q * G, MU, Q * G * WIDTH),
+    (Coupled(), 2 * Q * G + Q, MU, Q * G * WIDTH + Q * WIDTH),
+    (Coupled(normalised=True), 2 * Q * G, MU, Q * G * WIDTH),
+    (ELBO(), 2 * ELBO().samples * Q * G, MU, 2 * ELBO().samples * Q * G * WIDTH),
+    (ELBO(rule="gauss", samples=3), 3 * Q * G, MU, 3 * Q * G * WIDTH),
+    (Sandwich(), Sandwich().samples * Q * G, MU, Sandwich().samples * Q * G * WIDTH),
+    (Trajectory(steps=1), Q, 1, Q * WIDTH),  # the player's only step shows nothing, so that a group shares it
+    (LeftToRight(block=4), Q * G * -(-WIDTH // 4), 1, Q * G * WIDTH),
+]
+
+
+@pytest.mark.parametrize(("estimator", "canvases", "distinct", "head"), TABLE, ids=lambda value: repr(value)[:40])
+def test_the_table_of_the_documentation_bounds_what_is_counted(estimator, canvases, distinct, head):
+    """Full completions, all groups scored: docs/cost.md says at most so many, and not many times as many as there are."""
+    loss = (GRPO if estimator.level == "token" else GSPO)(beta=0.1)
+    algorithm = IGPO(group=G, prompts=Q, updates=MU, keep_zero_signal=True, estimator=estimator, loss=loss)
+    batch = algorithm.collect(Player(TinyDenoiser(), WIDTH, judge), endless(problems(Q)), 0.0, 0)
+    planned = learning(algorithm, batch, 0, MASK, reference=True)
+    for part, views in (("old", distinct), ("reference", distinct), ("update", MU)):
+        assert views * canvases / 2 < planned[part].inputs <= views * canvases
+        assert views * head / 3 < planned[part].head <= views * head

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from rl_tiny import MASK, TinyDenoiser
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from igpo_rl.estimators import MeanField, RandomMask
 from igpo_rl.scores import token_scores
@@ -111,6 +115,60 @@ def test_nothing_of_the_size_of_all_logits_is_kept_for_the_backward_pass():
         published(denoiser, view, rollouts.completion)
     assert kept < 512 * int(view.scored.sum()) / 4  # activations of the body
     assert max(saved) >= 512 * int(view.scored.sum())  # the published way keeps every position's logits
+
+
+class Bytes(TorchDispatchMode):
+    """The most bytes that operations have made and that are there at once, as the storages say: the same on any machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return result
+
+    def gone(self, key, size):
+        self.known.remove(key)
+        self.now -= size
+
+
+def peak(function, gradients):
+    with Bytes() as seen:
+        function()
+    return seen.most - gradients
+
+
+def test_peak_bytes_of_scoring_do_not_grow_with_positions_times_vocabulary():
+    """Forward and backward, beyond the gradients; the published way holds several logits for each position."""
+    ours, theirs = [], []
+    for groups in (16, 64):
+        rollouts, view = case(RandomMask(low=0.5, high=0.5), groups=groups, size=4)
+        denoiser = TinyDenoiser(vocabulary=2048)
+        gradients = sum(weight.nbytes for weight in denoiser.parameters())
+
+        def scored(denoiser=denoiser, view=view, rollouts=rollouts):
+            token_scores(denoiser, view, rollouts.completion, entropy=True, logits=16 * 2048).logp.sum().backward()
+
+        def plain(denoiser=denoiser, view=view, rollouts=rollouts):
+            tokens = rollouts.completion[view.row]
+            logits = denoiser(view.noised, view.attention, torch.arange(view.noised.numel()))
+            logits = logits.view(*view.noised.shape, -1)[view.source, -tokens.shape[1] :]
+            (logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0] * view.scored).sum().backward()
+
+        for side, found in ((scored, ours), (plain, theirs)):
+            denoiser.zero_grad()
+            found.append(peak(side, gradients))
+    logits = int(view.scored.sum()) * 2048 * 4
+    assert ours[1] < logits / 2 < theirs[1]
+    assert ours[1] - ours[0] < (theirs[1] - theirs[0]) / 20  # what grows are activations of the body
 
 
 def test_bfloat16_models_are_scored_in_float32():
