@@ -189,7 +189,7 @@ def test_no_word_of_help_is_taken_for_markup() -> None:
 @pytest.mark.parametrize("argv", [["push"], ["data", "check"], ["data"], ["train"], []], ids=" ".join)
 def test_no_type_stands_behind_a_switch(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     page = shown(capsys, *argv, "--help")
-    assert re.search(r"--help +Show", page)
+    assert re.search(r"--help +-h +Show", page)
     assert "bool" not in page
 
 

@@ -1,6 +1,6 @@
 """Common mistakes, made through the command itself: each gets a few lines that say what to do, and the right exit code.
 
-The ten messages of the design are in test_errors, test_plugins, test_config and test_train; here are the next fifty.
+The ten messages of the design are in test_errors, test_plugins, test_config and test_train; here are the next sixty and more.
 """
 
 import errno
@@ -21,6 +21,7 @@ FILES = {
     "types.toml": 'preset = "tiny"\nsteps = "many"\n',
     "float.toml": 'preset = "tiny"\nsteps = 1.5\n',
     "list.toml": 'preset = "tiny"\ntrackers = "tensorboard"\n',
+    "british.toml": "[optimiser]\nlr = 1\n",
     "negative.toml": 'preset = "tiny"\nwidth = -3\n',
     "syntax.py": "def broken(:\n",
     "imports.py": "import nothing_like_it\n",
@@ -96,7 +97,23 @@ MISTAKES = {
     "no model": (["train", "bare.toml", "--task", "lists"], "no model is chosen. Choose one with --model NAME or [model]"),
     "no model to plan": (["train", "bare.toml", "--task", "lists", "--dry-run"], "no model is chosen."),
     "no task to plan": (["train", "bare.toml", "--model", "tiny", "--dry-run"], "no task is chosen."),
+    "a path for a name": (["train", "--name", "a/b"], "--name 'a/b' is no name of one folder. Where runs are kept is --folder."),
+    "no name": (["train", "--name", ""], "--name '' is no name of one folder."),
+    "task without that split": (["train", "--task", "countdown"], "Choose with --sft.split, or --sft.steps 0 for no fine-tuning."),
     # flags
+    "British spelling": (["train", "british.toml"], "unknown table [optimiser]; did you mean [optimizer]?"),
+    "no such command": (["help"], "No such command 'help'. (igpo --help)"),
+    "a command misspelt": (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+    "kind left out": (["new", "x"], "Missing option '--kind'. (igpo new --help)"),
+    "no run named": (["report"], "Missing argument 'RUN ...'. (igpo report --help)"),
+    "words of another program": (["lm-eval", "run", "first"], "unexpected extra argument"),
+    "a picture of another kind": (["plot", "first", "--out", "x.bmp"], "--out x.bmp must end in .svg."),
+    "seeds that are no numbers": (["ablate", "--vary", "seed=3", "--seeds", "x"], "--seeds x is neither a number of seeds"),
+    "a grid without values": (["ablate", "--vary", "width"], "--vary 'width' is not OPTION=VALUE,VALUE,..."),
+    "a study misspelt": (["ablate", "--preset", "etaa"], "no study or preset named 'etaa'. Did you mean 'eta'?"),
+    "a run without adapters": (["merge", "first", "--out", "x"], "holds no adapters: its weights were trained as a whole"),
+    "more than are sampled": (["eval", "--eval.heldout.pass-at", "4"], "--eval.heldout.pass-at 4 must lie in 1 to samples = 1."),
+    "no suite": (["eval", "--suite", "nope"], "no suite named 'nope'. There are: paper, or name a TOML file."),
     "JSON of a run": (["train", "--json"], "--json prints the plan of --dry-run"),
     "steps of sft": (["sft", "--steps", "5"], "--steps counts steps of reinforcement learning, which igpo sft does without. --sft.st"),
     "leaf of a flag": (["train", "--cache", "prefix"], "no option --cache; did you mean --sampler.cache?"),

@@ -113,6 +113,9 @@ def report(error: BaseException, verbose: bool) -> int:
             message, code = f"this needs the package '{name}', which is not installed. pip install {name}", FAILED
         case Exception() if hasattr(error, "format_message"):  # Typer's own, whose classes it keeps private
             message, code = str(error.format_message()), USAGE
+            where = getattr(getattr(error, "ctx", None), "command_path", "igpo")
+            if message.startswith(("No such", "Missing", "Got unexpected")) and not message.endswith(("?", ")")):
+                message += f" ({where} --help)"
         case _ if owner:
             message, code = f"{owner} raised {type(error).__name__}: {error}. -v shows where.", FAILED
         case _:

@@ -36,7 +36,9 @@ def require_splits(config: Config, scopes: Iterable[str | None]) -> None:
         known = getattr(config.plugin("task", scope), "splits", None)
         if known and split not in known:
             meant = close(split, known)
-            hint = f" Did you mean '{meant}'?" if meant else ""
+            flag = f"--{scope}.split" if scope else "--split"
+            choose = f"Choose with {flag}" + (", or --sft.steps 0 for no fine-tuning." if scope == "sft" else ".")
+            hint = f"Did you mean '{meant}'?" if meant else choose
             name = task_name(config, scope)
-            text = f"split = {split} is no split of task '{name}', which has {', '.join(known)}.{hint}"
+            text = f"split = {split} is no split of task '{name}', which has {', '.join(known)}. {hint}"
             raise config.refuse(scope or "", ValueError(text))

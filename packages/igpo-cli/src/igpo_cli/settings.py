@@ -8,6 +8,12 @@ from attrs import Attribute, field, frozen, validators
 
 from igpo_rl.sft import SFT
 
+
+def _is_one_folder(_: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value is not None and (value in ("", ".", "..") or set(value) & set("/\\")):
+        raise ValueError(f"{attribute.name} = {value!r} is no name of one folder. Where runs are kept is --folder.")
+
+
 positive = validators.ge(1)
 count = validators.ge(0)
 
@@ -16,7 +22,7 @@ count = validators.ge(0)
 class Run:
     """What a run does, where and how long."""
 
-    name: str | None = None
+    name: str | None = field(default=None, validator=_is_one_folder)
     """Name of the run; without one it is `run-N`, N being the first free number."""
     seed: int = 0
     """Everything that is drawn in a run is derived from it."""

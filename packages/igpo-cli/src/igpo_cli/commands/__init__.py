@@ -73,6 +73,7 @@ class App(Commands):
             help="Post-train masked-diffusion language models: fine-tune, reinforce with inpainting, sample, evaluate.",
             add_completion=True,
             pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["--help", "-h"]},
         )
         self.argv = argv
         self.launched = ["-v", *argv] if verbose else list(argv)
