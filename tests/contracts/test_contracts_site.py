@@ -90,7 +90,7 @@ def look(folder: Path, profile: Path) -> tuple[dict[str, Any], list[str]]:
     log = profile.with_suffix(".log")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Desk, directory=str(folder))) as serving, log.open("w") as said:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{serving.server_port}/look.html"
+        address = "http://{}:{}/look.html".format(*serving.server_address)
         browser = subprocess.Popen([str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", address], stderr=said)
         try:
             found = Desk.found.get(timeout=240)
