@@ -81,6 +81,7 @@ def test_trap_7_text_behind_the_eos_and_earlier_boxes_do_not_count(math: Math) -
         ("\\boxed{\\boxed{5}}", "5", ["\\boxed{5}"]),
         ("The answer is: 8 apples.\n#### 8", "8", ["8 apples", "8"]),
         ("The answer is approx. 12", "12", ["approx. 12"]),
+        ("The answer is 5 because 2 + 3 = 5. Five it is.\nbye", "5", ["5 because 2 + 3 = 5. Five it is"]),
         ("The answer is therefore 3.\n#### 3", "3", ["therefore 3", "3"]),
         ("The answer is: $$\n12\n$$ done", "12", ["$$\n12\n$$ done"]),
         ("The answer is:\n\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}\nbye", "\\begin{pmatrix}1\\\\2\\end{pmatrix}",

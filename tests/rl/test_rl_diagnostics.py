@@ -7,17 +7,20 @@ import torch
 from attrs import evolve
 from rl_tiny import MASK, VOCABULARY, Player, TinyDenoiser, endless, problems
 
+from igpo_rl.advantages import has_signal
 from igpo_rl.chunkers import RandomLength
 from igpo_rl.diagnostics import estimate_variance, hint_divergence
-from igpo_rl.estimators import MeanField, RandomMask
+from igpo_rl.estimators import ELBO, MeanField, RandomMask
 from igpo_rl.filters import DropHints, KeepAll
 from igpo_rl.igpo import IGPO
 from igpo_rl.injections import NoInjection
-from igpo_rl.losses import GRPO, GSPO, row_mean
-from igpo_rl.passes import Before
+from igpo_rl.losses import GRPO, GSPO
 from igpo_rl.records import Totals
+from igpo_rl.scores import token_scores
+from igpo_rl.seeds import row_seeds
 from igpo_rl.summary import summarise
 from igpo_rl.testing import random_rollouts
+from igpo_rl.views import by_row
 
 WIDTH = 12
 
@@ -182,13 +185,25 @@ def test_the_variance_of_estimates_is_that_between_views():
     assert random["policy/estimate_variance"] > 1e-3
     assert fixed["policy/estimate_variance"] == pytest.approx(0.0, abs=1e-12)
     assert "policy/estimate_variance" not in single
-    scored = torch.ones(3, 5, dtype=torch.bool)
-    passes = [
-        Before(-torch.rand(3, 5, generator=torch.Generator().manual_seed(seed)), scored, scored) for seed in range(4)
-    ]
-    expected = torch.stack([row_mean(one.logp, one.scored) for one in passes]).var(0).mean()
-    found = estimate_variance(passes, lambda values: values[None])["policy/estimate_variance"]
-    assert found == pytest.approx(float(expected))
+    means = [torch.rand(3, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    found = estimate_variance(means, lambda values: values[None])["policy/estimate_variance"]
+    assert found == pytest.approx(float(torch.stack(means).var(0).mean()))
+
+
+def test_a_score_of_a_whole_row_varies_by_what_its_masks_leave_out_too():
+    """A row that is scored at few tokens is not one with few tokens."""
+    batch, estimator = batch_of(), ELBO(rule="gauss", samples=1)
+    found, _ = learn(algorithm(estimator=estimator, loss=GSPO(), updates=6, score_rows=64), batch)
+    rows = batch.take(has_signal(batch.reward, 4).nonzero().flatten())
+    means = []
+    for update in range(6):
+        seeds = row_seeds(0, 0, rows.keys, [row % 4 for row in range(len(rows))], f"view {update}")
+        view = estimator(rows, rows.advantage, seeds, MASK)
+        logp = by_row(view, token_scores(TinyDenoiser().double(), view, rows.completion).logp, len(rows))
+        means.append(logp.sum(1) / rows.valid.sum(1))
+    assert found["policy/estimate_variance"] == pytest.approx(
+        float(torch.stack(means).detach().var(0).mean()), rel=1e-6
+    )
 
 
 def test_pass_at_k_and_valid_derivations():

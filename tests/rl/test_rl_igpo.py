@@ -203,6 +203,10 @@ def test_a_player_may_leave_out_what_it_does_not_record():
     rl = algorithm(injection=NoInjection())
     bare, full = rl.collect(play, endless(problems()), 0.0, 0), rl.collect(player, endless(problems()), 0.0, 0)
     assert "sample/forwards" not in bare.metrics
+    batch = play([one for one in problems() for _ in range(4)], None, torch.arange(16))
+    assert batch.group.tolist() == [row // 4 for row in range(16)]  # runs of equal prompts
+    assert batch.take(torch.arange(0)).group.tolist() == []
+    assert Rollouts(**{name: getattr(batch, name)[:0] for name in names}).group.tolist() == []
     for one, other in zip(learn(rl, bare)[0], learn(rl, full)[0], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     with pytest.raises(ValueError, match="replays `order`"):
@@ -839,6 +843,18 @@ def test_dropped_hints_are_not_in_the_denominator_of_a_mean_over_tokens():
     assert int(tokens.sum()) < int(batch.valid[with_signal(batch)].sum())
     _, (loss,) = learn(rl, batch)
     assert loss.value.item() == pytest.approx(-float((batch.advantage * tokens).sum() / tokens.sum()), abs=1e-9)
+
+
+@pytest.mark.parametrize("estimator", PLANS)
+def test_a_batch_from_elsewhere_is_learned_from_once_it_has_advantages(estimator):
+    """Without `collect`: keys, group numbers and orders are not needed."""
+    batch, _ = collect(algorithm(injection=NoInjection()))
+    names = ("prompt", "prompt_valid", "completion", "valid", "reward", "correct", "advantage")
+    bare = Rollouts(**{name: getattr(batch, name) for name in names})
+    gradients, _ = learn(algorithm(estimator=estimator), bare)
+    assert size(gradients[0]) > 1e-3
+    if estimator == MeanField():
+        assert close(gradients[0], learn(algorithm(), batch)[0][0])
 
 
 def test_learning_makes_the_rewarded_rows_likelier():

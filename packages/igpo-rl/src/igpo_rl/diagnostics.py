@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
-from igpo_rl.losses import row_mean
-from igpo_rl.passes import Before
 from igpo_rl.records import Denoiser, Rollouts
 from igpo_rl.scores import most_logits
 from igpo_rl.views import attended
@@ -58,15 +56,15 @@ class GradientParts:
         return metrics
 
 
-def estimate_variance(passes: Sequence[Before], gather: Gather) -> dict[str, float]:
+def estimate_variance(means: Sequence[Tensor], gather: Gather) -> dict[str, float]:
     """How much a row's mean log-prob a token differs between the views of a phase: variance, nats squared, mean over rows.
 
-    `passes`: the old policy on the view of each inner update. One view says nothing.
+    `means`: (B,) of the old policy on the view of each inner update. One view says nothing.
     """
-    if len(passes) < 2:
+    if len(means) < 2:
         return {}
-    means = torch.stack([row_mean(each.logp, each.scored) for each in passes]).double()
-    rows = (means - means.mean(0)).square().sum(0) / (len(passes) - 1)
+    table = torch.stack(list(means)).double()
+    rows = (table - table.mean(0)).square().sum(0) / (len(means) - 1)
     local = torch.stack([rows.sum(), rows.new_tensor(len(rows))])
     count = float(gather(local)[:, 1].sum())
     return {"policy/estimate_variance": float(local[0]) / count} if count else {}

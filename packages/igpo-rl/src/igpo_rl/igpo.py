@@ -24,7 +24,7 @@ from igpo_rl.estimators.mean_field import MeanField
 from igpo_rl.filters import EntropyFilter, TopEntropy
 from igpo_rl.guards import check_loss, check_table, naming
 from igpo_rl.injections import Injection, Memory, Observer, UniformChunks
-from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups
+from igpo_rl.losses import GRPO, PolicyLoss, needs_whole_groups, row_mean
 from igpo_rl.memory import Room, Work
 from igpo_rl.overlay import Plan, check_shown, leaked, plan_hints, values_seen
 from igpo_rl.passes import Passes, measure
@@ -191,7 +191,7 @@ class IGPO:
         Every rank gets the same number of them, unless the caller takes part in halving them where memory does not
         suffice: it passes `room`, runs its backward passes in `room.tried()` and drops gradients at each `first` one.
         `policy` is put into eval mode: dropout would make the first ratio differ from 1. Before the first update the old
-        policy and the reference score every distinct view once; rows without signal are not scored at all, but stay in
+        policy and the reference (None: no KL term) score every distinct view once; rows without signal are not scored at all, but stay in
         the denominator.
         """
         for model in (policy, reference):
@@ -200,7 +200,7 @@ class IGPO:
         signal = has_signal(batch.reward, self.group) | self.keep_zero_signal
         rows = batch.take(signal.nonzero().flatten())
         if rows.advantage is None:
-            raise ValueError("the batch has no advantages; pass what `collect` returned")
+            raise ValueError("the batch has no advantages; pass what `collect` returned, or set `advantage`")
         views = self._views(rows, rows.advantage, step, mask_id, gather)
         room = Room(self.score_rows, halves=False) if room is None else room
         work = self._work(len(rows), views, room, gather)
@@ -210,7 +210,11 @@ class IGPO:
         ref: dict[int, Tensor] = {}
         if reference is not None and self.loss.beta > 0:
             ref = {key: passes.fixed(reference, view).logp for key, view in distinct.items()}
-        phase = estimate_variance([old[id(view)] for view in views], gather)
+        # A token that no copy happens to mask adds 0 to an estimate of the whole row, but it is one of its tokens.
+        whole = self.estimator.level == "sequence"
+        counted = {key: rows.valid if whole else before.scored for key, before in old.items()}
+        means = [row_mean(old[id(view)].logp, counted[id(view)]) for view in views]
+        phase = estimate_variance(means, gather)
         if "hint-kl" in self.measure:
             phase |= self._hint_kl(policy, batch, rows, work, room, mask_id, gather)
         exact = GradientParts(policy) if "gradient" in self.measure else None
@@ -220,9 +224,7 @@ class IGPO:
             with naming("filter", self.filter):
                 kept = self.filter(before.entropy, before.logp, hint, before.scored)
                 kept = check_table("kept", kept, hint.shape) & hint
-            # A token that no copy happens to mask adds 0 to an estimate of the whole row, but it is one of its tokens.
-            counted = rows.valid if self.estimator.level == "sequence" else before.scored
-            mask = counted & ~rows.given | kept
+            mask = counted[id(view)] & ~rows.given | kept
             totals, metrics = measure(len(batch), rows.advantage, before, hint, kept, mask, gather)
             for piece in room.pieces(work, anew=True):
                 part = piece.rows
@@ -398,9 +400,10 @@ class IGPO:
     ) -> list[View]:
         """One view an inner update, counted by optimiser steps; views that are equal on every rank are one object."""
         samples = [row % self.group for row in range(len(rows))]
+        keys = rows.keys or tuple(map(str, rows.group.tolist()))
         views: list[View] = []
         for update in range(self.updates):
-            seeds = row_seeds(self.seed, step, rows.keys, samples, f"view {update}").to(rows.completion.device)
+            seeds = row_seeds(self.seed, step, keys, samples, f"view {update}").to(rows.completion.device)
             with naming("estimator", self.estimator):
                 view = self.estimator(rows, advantage, seeds, mask_id)
             views.append(next((other for other in views if same_plan(view, other)), view))

@@ -77,8 +77,8 @@ class Rollouts:
     """(B, L) bool: True on hint tokens; by default none are."""
     verifiable: Tensor = field(default=Factory(lambda self: torch.ones_like(self.correct), takes_self=True))
     """(B,) bool: False where no verdict could be had; a group with such a row never triggers hints."""
-    group: Tensor = field(default=Factory(lambda self: self.correct.long() * 0, takes_self=True))
-    """(B,) long: index of the row's problem in this phase; `IGPO.collect` sets it."""
+    group: Tensor = field(default=Factory(lambda self: self._runs(), takes_self=True))
+    """(B,) long: index of the row's problem in this phase, set by `IGPO.collect`; by default that of its run of equal prompts."""
     order: Tensor | None = None
     """(B, L) long: the step at which a token was committed, -1 where given; for estimators that replay it."""
     confidence: Tensor | None = None
@@ -121,6 +121,11 @@ class Rollouts:
 
     def __len__(self) -> int:
         return int(self.completion.shape[0])
+
+    def _runs(self) -> Tensor:
+        """(B,) long: 0 for the first rows with one prompt, 1 for the next ones, ..."""
+        same = (self.prompt[1:] == self.prompt[:-1]) & (self.prompt_valid[1:] == self.prompt_valid[:-1])
+        return torch.nn.functional.pad((~same.all(1)).long(), (min(1, len(self)), 0)).cumsum(0)
 
     def _values(self) -> list[tuple[str, Any]]:
         """The columns that are there, by name."""
