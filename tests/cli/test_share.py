@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from a_hub import hub
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from igpo_cli.card import base_of, public
+from igpo_cli.card import base_of, public, start_of
 from igpo_cli.main import run
 
 PLUGIN = Path(__file__).parent / "plugin_first_word.py"
@@ -123,7 +124,8 @@ def test_the_card_tells_the_run_and_its_code_runs(inside, capsys):
     assert data.library_name == "igpo"
     assert set(data.tags) >= {"masked-diffusion", "sft", "lora"}
     assert {result.dataset_name for result in data.eval_results} == {"heldout", "common"}
-    assert "2 steps of masked-diffusion SFT and 1 steps of [IGPO]" in text
+    assert "2 steps of masked-diffusion SFT and 1 step of [IGPO]" in text
+    assert "A masked-diffusion language model, trained from nothing, post" in text
     assert "| lora | (rank 2, alpha 64.0, dropout 0.0) |" in text
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     space: dict[str, object] = {}
@@ -204,6 +206,36 @@ def test_the_base_is_followed_through_runs(tmp_path):
     assert base_of({"model": {"path": str(first / "model")}}) == "GSAI-ML/LLaDA-8B-Instruct"
     assert base_of({"model": {"path": "none"}}) is None
     assert base_of({"model": {"path": str(tmp_path)}}) is None
+    assert start_of({"model": {"path": str(first / "model")}}) == "GSAI-ML/LLaDA-8B-Instruct"
+    assert start_of({"model": {"path": "none"}}) is None
+    assert start_of({"model": {"path": str(tmp_path)}}) == str(tmp_path)
+
+
+def test_a_card_does_not_say_that_files_of_ones_own_are_nothing(inside, capsys):
+    shutil.copytree("runs/lora", "other/on", dirs_exist_ok=True)
+    told = Path("other/on/run.toml")
+    shutil.copytree("runs/base/model", "kept", dirs_exist_ok=True)
+    for path, words in (
+        (inside / "runs/base/model", "trained from nothing"),
+        ("kept", "made from an unpublished model"),
+    ):
+        told.write_text(
+            re.sub(r'(?m)^path = ".*base/model"$', f'path = "{path}"', Path("runs/lora/run.toml").read_text())
+        )
+        capsys.readouterr()
+        assert run(["push", "on", "me/on", "--folder", "other", "--private", "--dry-run", "--new-card"]) == 0
+        out, err = capsys.readouterr()
+        assert words in Path("other/on/model/README.md").read_text()
+        assert "igpo push on me/on --private --folder other\n" in out
+        assert ("the card does not say what kept is. --new-card --base USER/NAME" in err) == (path == "kept")
+
+
+def test_what_was_saved_is_as_readable_as_the_rest(inside):
+    said_of = {"config.json": MODEL, "adapter_config.json": "adapter_model.safetensors"}
+    found = [(at, at.with_name(weights)) for name, weights in said_of.items() for at in Path("runs/lora").rglob(name)]
+    found = [(beside, weights) for beside, weights in found if weights.exists()]
+    assert len(found) >= 4
+    assert all(beside.stat().st_mode == weights.stat().st_mode for beside, weights in found)
 
 
 def test_places_stay_at_home():

@@ -36,15 +36,20 @@ def hub_name(path: object) -> str | None:
     return str(path) if known else None
 
 
-def base_of(config: Mapping[str, Any], seen: int = 10) -> str | None:
-    """The published model that a run goes back to, through the runs whose models it started from; None: from nothing."""
+def start_of(config: Mapping[str, Any], seen: int = 10) -> str | None:
+    """The path of the model that a run goes back to, through the runs whose models it started from; None: from nothing."""
     path = config.get("model", {}).get("path")
-    if path in (None, "none") or not seen:
+    if path in (None, "none"):
         return None
-    if (name := hub_name(path)) is not None:
-        return name
     parent = Path(path).parent / "run.toml"
-    return base_of(tomllib.loads(parent.read_text(encoding="utf-8")), seen - 1) if parent.is_file() else None
+    if not seen or hub_name(path) or not parent.is_file():
+        return str(path)
+    return start_of(tomllib.loads(parent.read_text(encoding="utf-8")), seen - 1)
+
+
+def base_of(config: Mapping[str, Any]) -> str | None:
+    """The published model that a run goes back to; None: it is from nothing, or from files of this machine."""
+    return hub_name(start_of(config))
 
 
 def card(arm: Arm, repo: str, catalogue: Catalogue, base: str | None, *, adapters: bool = False) -> str:
@@ -122,16 +127,20 @@ def opening(arm: Arm, base: str | None, *, adapters: bool) -> str:
         if adapters
         else "A masked-diffusion language model"
     )
-    origin = (
-        "" if adapters else f", made from [{base}](https://huggingface.co/{base})" if base else ", trained from nothing"
-    )
-    steps = [f"{arm.last_step('sft')} steps of masked-diffusion SFT"] if arm.last_step("sft") else []
-    if arm.last_step("igpo"):
+    unpublished = ", trained from nothing" if start_of(arm.config) is None else ", made from an unpublished model"
+    origin = "" if adapters else f", made from [{base}](https://huggingface.co/{base})" if base else unpublished
+    steps = [f"{counted(last)} of masked-diffusion SFT"] if (last := arm.last_step("sft")) else []
+    if last := arm.last_step("igpo"):
         method = "GRPO" if arm.injection == "none" else f"[IGPO]({PAPER})"
-        steps.append(f"{arm.last_step('igpo')} steps of {method}")
+        steps.append(f"{counted(last)} of {method}")
     how = f", post-trained by {' and '.join(steps)}" if steps else ""
     task = arm.config.get("task", {}).get("name", "unknown")
     return f"{what}{origin}{how} on the task `{task}` with igpo-cli {__version__}."
+
+
+def counted(steps: int) -> str:
+    """1 step, 2 steps."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def usage(arm: Arm, repo: str, catalogue: Catalogue, base: str | None, *, adapters: bool) -> str:

@@ -52,6 +52,12 @@ def save_adapters(network: Any, folder: Path) -> None:
     """The adapters alone, as peft writes them."""
     network.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base model
     (folder / "README.md").unlink(missing_ok=True)  # peft's form to be filled in
+    _readable(folder)
+
+
+def _readable(folder: Path) -> None:
+    """Adapters that are as readable as what stands beside them: safetensors makes a file for its owner alone."""
+    (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
 
 
 @contextmanager
@@ -132,3 +138,4 @@ def stacked(folders: Sequence[Path], out: Path, base: str) -> None:
     out.mkdir(exist_ok=True)
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     save_file(whole, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    _readable(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from igpo_cli.commands import App
 from igpo_cli.completion import run_names
-from igpo_cli.errors import RunError, UsageError, configuring
+from igpo_cli.errors import RunError, UsageError, configuring, note
 
 if TYPE_CHECKING:
     from igpo_cli.report.arms import Arm
@@ -45,7 +46,7 @@ def register(app: App) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     ) -> None:
         """Push a run's model to the Hugging Face hub, with a model card made from the run."""
-        from igpo_cli.card import base_of, card
+        from igpo_cli.card import base_of, card, start_of
         from igpo_cli.history import find, read
         from igpo_cli.report.arms import read_arm
 
@@ -56,18 +57,29 @@ def register(app: App) -> None:
             arm = read_arm(past.folder, past.name)
         if past.state != "finished":
             raise UsageError(f"{past.folder} is {past.state}: it has no final model yet. igpo runs show {past.folder}")
-        base = base or base_of(past.config)
-        source = staged(arm, base) if adapters else past.folder / "model"
+        found = base or base_of(past.config)
+        source = staged(arm, found) if adapters else past.folder / "model"
         written = new_card or not (source / CARD).exists()
         if written:
-            (source / CARD).write_text(card(arm, repo, app.catalogue, base, adapters=adapters), encoding="utf-8")
+            (source / CARD).write_text(card(arm, repo, app.catalogue, found, adapters=adapters), encoding="utf-8")
         files = {path.name: path.stat().st_size for path in sorted(source.iterdir()) if kept(path)}
         url = None if dry_run else upload(source, repo, private=private)
         if as_json:
             about = {"repo": repo, "folder": str(source), "card": str(source / CARD), "files": files, "url": url}
             print(json.dumps(about, indent=2))
         else:
-            show(source, files, written, url, run, repo)
+            given = {
+                "--adapters": adapters,
+                "--private": private,
+                "--base": base,
+                "--folder": folder != Path("runs") and folder,
+            }
+            flags = [
+                word for flag, value in given.items() if value for word in (flag, value)[: 1 if value is True else 2]
+            ]
+            show(source, files, written, url, shlex.join(["igpo", "push", run, repo, *map(str, flags)]))
+            if found is None and (start := start_of(past.config)) is not None:
+                note(f"the card does not say what {start} is. --new-card --base USER/NAME names its published twin.")
 
 
 def kept(path: Path) -> bool:
@@ -125,7 +137,7 @@ def upload(source: Path, repo: str, *, private: bool) -> str:
 NOBODY = "the hub does not know who you are. Log in with: hf auth login (or set HF_TOKEN to a token with write access)."
 
 
-def show(source: Path, files: dict[str, int], written: bool, url: str | None, run: str, repo: str) -> None:
+def show(source: Path, files: dict[str, int], written: bool, url: str | None, again: str) -> None:
     """The files, and what happened."""
     from igpo_cli.history import bytes_of
     from igpo_cli.table import Column
@@ -134,4 +146,4 @@ def show(source: Path, files: dict[str, int], written: bool, url: str | None, ru
     rows = [[name, bytes_of(size)] for name, size in files.items()]
     table([Column("file"), Column("size", right=True)], rows)
     print(f"\nCard: {source / CARD}" + ("" if written else ", kept as it was (--new-card writes it anew)"))
-    print(f"Pushed to {url}" if url else f"Nothing was sent. Read the card, edit it, then: igpo push {run} {repo}")
+    print(f"Pushed to {url}" if url else f"Nothing was sent. Read the card, edit it, then: {again}")

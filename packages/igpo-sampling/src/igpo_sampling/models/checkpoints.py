@@ -254,6 +254,8 @@ def write(folder: Path, network: PreTrainedModel, checkpoint: Checkpoint, *, spr
             if cause is None:
                 raise
             raise OSError(int(cause[1]), os.strerror(int(cause[1])), str(folder / file)) from error
+        # safetensors makes a file that its owner alone may read; a model is as readable as what stands beside it
+        (folder / file).chmod((folder / "config.json").stat().st_mode)
         index |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(part.nbytes for part in parts.values())
