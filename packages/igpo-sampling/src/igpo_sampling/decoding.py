@@ -1,4 +1,4 @@
-"""The options that the samplers share. A record of its own, which they inherit, so that each is written down once."""
+"""The options that the samplers share. Records of their own, which they inherit, so that each is written down once."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ class Decoding:
     """Keys and values kept while a block is filled: those before it (prefix), those behind it too (dual); none is exact."""
     max_rows: int = field(default=64, validator=validators.ge(1))
     """Rows of one forward; further rows move up as others are done."""
+
+
+@frozen(kw_only=True)
+class Scheduled(Decoding):
+    """Those of samplers that commit a fixed number of tokens a step."""
+
+    steps: int = field(default=128, validator=validators.ge(1))
+    """Denoising steps of the whole completion, shared by its blocks."""

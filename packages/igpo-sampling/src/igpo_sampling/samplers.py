@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict, Unp
 
 from attrs import field, frozen, validators
 
-from igpo_sampling.decoding import AT_LEAST_ONE, Decoding
+from igpo_sampling.decoding import AT_LEAST_ONE, Decoding, Scheduled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,8 @@ class Rest(TypedDict):
 
 
 @frozen(kw_only=True)
-class LLaDASampler(Decoding):
+class LLaDASampler(Scheduled):
     """Block by block, the most probable tokens first (low-confidence remasking; LLaDA, 2502.09992)."""
-
-    steps: int = field(default=128, validator=validators.ge(1))
-    """Denoising steps of the whole completion, shared by its blocks."""
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, seeds: Tensor, **rest: Unpack[Rest]) -> Sample:
         """At temperature 0 what the published code gives, where that proposes no mask token."""
@@ -64,11 +61,8 @@ class LLaDASampler(Decoding):
 
 
 @frozen(kw_only=True)
-class RandomSampler(Decoding):
+class RandomSampler(Scheduled):
     """Block by block, the tokens of each step chosen at random."""
-
-    steps: int = field(default=128, validator=validators.ge(1))
-    """Denoising steps of the whole completion, shared by its blocks."""
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, seeds: Tensor, **rest: Unpack[Rest]) -> Sample:
         """The confidences of the sample are the random numbers that decided."""
@@ -79,11 +73,8 @@ class RandomSampler(Decoding):
 
 
 @frozen(kw_only=True)
-class MarginSampler(Decoding):
+class MarginSampler(Scheduled):
     """Block by block, first where the best token leads the second by most (2502.06768)."""
-
-    steps: int = field(default=128, validator=validators.ge(1))
-    """Denoising steps of the whole completion, shared by its blocks."""
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, seeds: Tensor, **rest: Unpack[Rest]) -> Sample:
         """The confidences of the sample are the leads, in probability."""
@@ -94,11 +85,8 @@ class MarginSampler(Decoding):
 
 
 @frozen(kw_only=True)
-class EntropySampler(Decoding):
+class EntropySampler(Scheduled):
     """Block by block, first where the distribution has the least entropy."""
-
-    steps: int = field(default=128, validator=validators.ge(1))
-    """Denoising steps of the whole completion, shared by its blocks."""
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, seeds: Tensor, **rest: Unpack[Rest]) -> Sample:
         """The confidences of the sample are negative entropies, in nats."""
@@ -109,11 +97,9 @@ class EntropySampler(Decoding):
 
 
 @frozen(kw_only=True)
-class DreamSampler(Decoding):
+class DreamSampler(Scheduled):
     """Dream's own schedule and confidences (2508.15487), over the whole completion unless it has blocks."""
 
-    steps: int = field(default=128, validator=validators.ge(1))
-    """Denoising steps of the whole completion; one that would commit nothing is left out."""
     block: int | None = field(default=None, validator=AT_LEAST_ONE)
     """Tokens of a block, filled one block after the other; the last may be short. none: the whole completion is one."""
     by: Literal["probability", "margin", "entropy"] = field(
@@ -124,7 +110,7 @@ class DreamSampler(Decoding):
     """Temperature of the choice of cells; 0 takes the surest."""
 
     def __call__(self, denoiser: Denoiser, canvas: Canvas, seeds: Tensor, **rest: Unpack[Rest]) -> Sample:
-        """Per row, where the published code commits the mean number of blanks of its batch."""
+        """Per row, where the published code commits the mean number of its batch; a step that would commit none is left out."""
         from igpo_sampling import commit, loop
 
         confidence = {"probability": commit.probability, "margin": commit.margin, "entropy": commit.entropy}[self.by]

@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
 from igpo_sampling.denoiser import Loaded
+from igpo_sampling.models.stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
 
 @frozen(kw_only=True)
-class Bidirectional:
+class Bidirectional(Stored):
     """Any decoder of transformers (Llama, Qwen2, Qwen3, Gemma, ...; dllm's a2d models) with full attention.
 
     An autoregressive model becomes a diffusion model by SFT from here (`add_mask` where it has no mask token).
     """
 
-    path: str
-    """A directory, or a name on the Hugging Face hub (downloaded once)."""
     shift: bool | None = None
     """Whether logits tell the token after, as in DiffuLLaMA; none: what the model's config says, else no."""
-    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where neither the model's config nor its tokenizer names one."""
     add_mask: bool = False
     """Add a mask token where there is none, with the mean of all embeddings."""
-    compile: bool = False
-    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,

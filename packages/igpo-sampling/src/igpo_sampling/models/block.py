@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from igpo_sampling.denoiser import Loaded
+from igpo_sampling.models.stored import Stored
 
 if TYPE_CHECKING:
     import torch
@@ -19,24 +20,18 @@ SIZES = ("block_size", "bd_size", "block_length")
 
 
 @frozen(kw_only=True)
-class Block:
+class Block(Stored):
     """Block-causal SDAR and TraDo (Qwen3), Fast-dLLM v2 (Qwen2), or any decoder trained so.
 
     A hint in a later block cannot be seen: hints reach their own and later blocks only, however they are placed
     (SDAR: 2510.06303, Fast-dLLM v2: 2509.26328).
     """
 
-    path: str
-    """A directory, or a name on the Hugging Face hub (downloaded once)."""
     block: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     """Tokens of a block, counted from the prompt's first; no block sees hints in those behind it. None: as in the
     model's config, else as published."""
     shift: bool | None = None
     """Whether logits tell the token after; none: as published, else no."""
-    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where neither the model's config nor its tokenizer names one."""
-    compile: bool = False
-    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,

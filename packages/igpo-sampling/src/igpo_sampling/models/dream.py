@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
 from igpo_sampling.denoiser import Loaded
+from igpo_sampling.models.stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
 
 @frozen(kw_only=True)
-class Dream:
+class Dream(Stored):
     """Dream-v0, Dream-Coder and DiffuCoder (Qwen2, full attention, logits shifted by one)."""
 
     path: str = "Dream-org/Dream-v0-Instruct-7B"
     """A directory, or a name on the Hugging Face hub (downloaded once)."""
-    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where neither the model's config nor its tokenizer names one."""
-    compile: bool = False
-    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,

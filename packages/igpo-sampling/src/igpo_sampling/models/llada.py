@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
 from igpo_sampling.denoiser import Loaded
+from igpo_sampling.models.stored import Stored
 
 if TYPE_CHECKING:
     import torch
@@ -34,15 +35,11 @@ MIXTURE = {
 
 
 @frozen(kw_only=True)
-class LLaDA:
+class LLaDA(Stored):
     """LLaDA-8B, LLaDA-1.5, LLaDA-MoE and every `tiny` model, from a directory or the hub."""
 
     path: str = "GSAI-ML/LLaDA-8B-Instruct"
     """A directory, or a name on the Hugging Face hub (downloaded once)."""
-    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where neither the model's config nor its tokenizer names one."""
-    compile: bool = False
-    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,

@@ -8,25 +8,20 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from igpo_sampling.denoiser import Loaded
+from igpo_sampling.models.stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
 
 @frozen(kw_only=True)
-class MaskedLM:
+class MaskedLM(Stored):
     """BERT, RoBERTa, ModernBERT, EuroBERT and dllm's BERT-Chat; other masked language models with full logits."""
 
-    path: str
-    """A directory, or a name on the Hugging Face hub (downloaded once)."""
-    mask_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """The mask token, where neither the model's config nor its tokenizer names one."""
     eos_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
     """The token that ends a text; none: what config or tokenizer say, else the separator."""
     pad_id: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
     """The token on padding; none: what config or tokenizer say, else the one that ends a text."""
-    compile: bool = False
-    """Compile the layers with torch.compile: minutes at first use, faster after."""
 
     def __call__(
         self,
