@@ -197,7 +197,7 @@ def test_one_process_is_started_by_nobody():
 
 def test_what_cannot_be_shared_is_refused_before_a_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "ranks", lambda: 3)
-    with pytest.raises(UsageError, match=r"prompts = 4 cannot be shared by 3 processes; use a multiple of 3\."):
+    with pytest.raises(UsageError, match=r"prompts = 4 cannot be shared by 3 processes; use 6, or 2 processes\."):
         launch.require_shares({"[sft] batch": 6, "prompts": 4})
 
 

@@ -94,7 +94,8 @@ def report(error: BaseException, verbose: bool) -> int:
     owner = next(iter(getattr(error, "__notes__", ())), None)  # the plug-in that raised it
     match error:
         case KeyboardInterrupt():
-            _print("interrupted", "bold", "")
+            if first():
+                _print("interrupted", "bold", "")
             return INTERRUPTED
         case StopError():
             if first():

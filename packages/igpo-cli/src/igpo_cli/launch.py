@@ -149,14 +149,17 @@ def _supervised(launch: Callable[[], None]) -> int:
     """Run a launcher to its end: 0, or the exit code of the process that ended first, with a line that names it."""
     from subprocess import CalledProcessError
 
+    import torch.distributed.launcher.api  # noqa: F401 its loggers, to be silenced
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in tuple(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         launch()
-    except SignalException as ended:
-        return 128 + int(ended.sigval)
+    except SignalException as ended:  # the processes have it too, and the first one has spoken
+        raise SystemExit(128 + int(ended.sigval)) from ended
     except CalledProcessError as ended:
         return ended.returncode if ended.returncode > 0 else 128 - ended.returncode
     except ChildFailedError as error:
@@ -248,11 +251,13 @@ def on_main(work: Callable[[], T]) -> T:
 
 def require_shares(counts: Mapping[str, int], processes: int | None = None) -> None:
     """UsageError where a number of the configuration cannot be shared out equally, over this job's processes or so many."""
-    processes = processes or ranks()
+    processes = max(1, processes or ranks())
     for name, count in counts.items():
         if count % processes:
+            fewer = next(some for some in range(processes - 1, 0, -1) if count % some == 0)
             raise UsageError(
-                f"{name} = {count} cannot be shared by {processes} processes; use a multiple of {processes}."
+                f"{name} = {count} cannot be shared by {processes} processes; "
+                f"use {count + -count % processes}, or {fewer} process{'es' * (fewer > 1)}."
             )
 
 

@@ -23,6 +23,7 @@ from igpo_cli.errors import UsageError
 from igpo_cli.history import bytes_of
 from igpo_cli.launch import read_accelerate, require_shares
 from igpo_cli.lora import adapt
+from igpo_cli.precheck import shared
 from igpo_cli.problems import ProblemSet, encode_pairs, nothing_to_learn
 from igpo_cli.rehearsal import Stage, fine_tuned, plainly, rehearse, stand_in
 from igpo_cli.speed import Bench, matrix_rate, training_cost
@@ -223,7 +224,7 @@ def state_bytes(config: Config, policy: Module, phase: str | None = None) -> int
 def plan(config: Config, job: Job | None = None) -> Plan:
     """The plan of a run; what it needs is read, and nothing is written."""
     job = job or Job()
-    require_shares({"prompts": config.igpo["prompts"], "[sft] batch": config.section("sft").batch}, job.processes)
+    require_shares(shared(config), job.processes)
     notes: list[str] = []
     device, loaded = device_of(config), model_of(config)
     real = loaded.tokenizer is not None

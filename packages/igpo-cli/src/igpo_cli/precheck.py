@@ -9,14 +9,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from igpo_cli.errors import close
+from igpo_cli.launch import require_shares
 from igpo_cli.tasks import task_name
 
 if TYPE_CHECKING:
     from igpo_cli.config import Config
 
 
-def require_trainable(config: Config) -> None:
-    """UsageError where training could not teach anything, or has no problems."""
+def require_trainable(config: Config, processes: int | None = None) -> None:
+    """UsageError where training could not teach anything, has no problems, or cannot be shared by so many processes."""
+    require_shares(shared(config), processes)
     if config.run.steps and config.igpo["group"] == 1:
         alone = "group = 1 gives no signal: a rollout counts by how far its reward is from its group's mean. Use at least 2."
         raise config.refuse("", ValueError(alone))
@@ -24,6 +26,13 @@ def require_trainable(config: Config) -> None:
     phases = {None: config.run.steps, "sft": config.section("sft").steps}
     used = [scope for scope, steps in phases.items() if steps]
     require_splits(config, [*used, *(f"eval.{name}" for name in config.evals())])
+
+
+def shared(config: Config) -> dict[str, int]:
+    """What each process takes an equal part of."""
+    sft = config.section("sft")
+    counts = {"prompts": (config.igpo["prompts"], config.run.steps), "[sft] batch": (sft.batch, sft.steps)}
+    return {name: count for name, (count, steps) in counts.items() if steps}
 
 
 def require_splits(config: Config, scopes: Iterable[str | None]) -> None:

@@ -80,7 +80,8 @@ class Resumption:
 
     def __str__(self) -> str:
         what = "starts again, without a checkpoint" if self.saved is None else f"continues after {self.saved.path.name}"
-        return "; ".join([what, *self.changes])
+        own = self.model() is not None and any(change.startswith("model.") for change in self.changes)
+        return "; ".join([what, *self.changes, *(["the model itself is the run's own"] if own else [])])
 
 
 def told_best(checkpoints: Checkpoints, folder: Path) -> str | None:

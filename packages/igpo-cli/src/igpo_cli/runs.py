@@ -70,7 +70,7 @@ def claim(parent: Path, name: str, *, explicit: bool) -> Path:
 
 def _unborn(folder: Path) -> bool:
     """Whether a folder holds nothing, or what a process left that was killed before it wrote run.toml."""
-    return all(path.name == ORIGINS or path.name.endswith(ASIDE) for path in folder.iterdir())
+    return all(path.name in (LOCK, ORIGINS) or path.name.endswith(ASIDE) for path in folder.iterdir())
 
 
 @contextmanager

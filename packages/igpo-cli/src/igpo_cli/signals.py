@@ -18,6 +18,7 @@ from types import FrameType
 from attrs import define, field
 
 from igpo_cli.errors import first
+from igpo_cli.launch import lost
 
 SAME = 1.0
 """Seconds within which a second signal is the first one again: a terminal and a launcher both pass Ctrl-C on."""
@@ -45,6 +46,10 @@ class Signals:
         before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
+        except RuntimeError as error:
+            if self.received and lost(error):  # another process was told twice, while this one waited for it
+                self._leave("stopped at once")
+            raise
         finally:
             self._over.set()
             for number, handler in before.items():

@@ -33,6 +33,7 @@ from igpo_cli.evaluate import evaluate
 from igpo_cli.health import Watch
 from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
+from igpo_cli.precheck import shared
 from igpo_cli.problems import encode_pairs, nothing_to_learn, own_trace
 from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, told_best, write_config
 from igpo_cli.screen import Screen, peak_memory
@@ -147,7 +148,7 @@ class Training:
         from accelerate import Accelerator
 
         sft = config.section("sft")
-        launch.require_shares({"prompts": config.igpo["prompts"], "[sft] batch": sft.batch})
+        launch.require_shares(shared(config))
         pairs: list[tuple[Tensor, Tensor]] = []
         dropped, trained = 0, set[str]()
         if sft.steps:
@@ -176,14 +177,12 @@ class Training:
                 f"{', '.join(evaluations) or 'none'}."
             )
         device = device_of(config)
-        folder = launch.on_main(lambda: begin(config, again, device))
+        folder = launch.on_main(lambda: begin(config, again, device, stack))
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.run.precision == "bfloat16" else "no",
             project_dir=folder,
         )
-        if accelerator.is_main_process:
-            stack.enter_context(runs.holding(folder))
         totals = {"sft": sft.steps, "igpo": config.run.steps}
         main = accelerator.is_main_process
         stack.callback(accelerator.end_training)
@@ -505,9 +504,12 @@ def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(chain.from_iterable(launch.gather(numbered)), key=lambda row: row["group"])
 
 
-def begin(config: Config, again: Resumption | None, device: str) -> Path:
-    """The run's folder, with what it runs on written into it."""
+def begin(config: Config, again: Resumption | None, device: str, stack: ExitStack) -> Path:
+    """The run's folder, held for the `stack`'s life before anything is written: it may be another one's that still trains."""
     folder = new_folder(config) if again is None else again.folder
+    stack.enter_context(runs.holding(folder))
+    if again is None:
+        write_config(folder, config)
     runs.write_json(folder / "environment.json", runs.environment(device) | {"job": launch.job()})
     return folder
 
@@ -516,9 +518,7 @@ def new_folder(config: Config) -> Path:
     """A folder of the run's own; its name is numbered unless the user chose it."""
     origin = config.origins.get("name", "default")
     chosen = config.run.name is not None and origin != "default" and not origin.startswith("preset")
-    folder = runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
-    write_config(folder, config)
-    return folder
+    return runs.claim(Path(config.run.folder), config.run.name or "run", explicit=chosen)
 
 
 def recall(folder: Path, alarm: Alarm, watch: Watch) -> None:

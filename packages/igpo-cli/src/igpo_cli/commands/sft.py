@@ -36,7 +36,7 @@ def register(app: App) -> None:
                 f"--steps counts steps of reinforcement learning, which igpo sft does without. --sft.steps {config.run.steps}"
             )
         config = config.replacing(steps=0)
-        require_trainable(config)
+        require_trainable(config, processes)
         if dry_run:
             say_plan(config, processes, accelerate, as_json)
             return

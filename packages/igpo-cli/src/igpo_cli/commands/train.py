@@ -65,7 +65,7 @@ def register(app: App) -> None:
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
             )
         require_plan(dry_run, as_json)
-        require_trainable(config)
+        require_trainable(config, processes)
         if dry_run:
             say_plan(config, processes, accelerate, as_json)
             return
