@@ -13,11 +13,12 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from igpo_cli import launch
-from igpo_cli.config import shipped
+from igpo_cli import launch, precheck
+from igpo_cli.config import resolve, shipped
 from igpo_cli.errors import RunError, UsageError
 from igpo_cli.lora import adapt
 from igpo_cli.main import run
+from igpo_cli.plugins import Catalogue
 from igpo_cli.settings import LoRA
 from igpo_sampling import Tiny
 
@@ -199,6 +200,13 @@ def test_what_cannot_be_shared_is_refused_before_a_folder_is_made(tmp_path, monk
     monkeypatch.setattr(launch, "ranks", lambda: 3)
     with pytest.raises(UsageError, match=r"prompts = 4 cannot be shared by 3 processes; use 6, or 2 processes\."):
         launch.require_shares({"[sft] batch": 6, "prompts": 4})
+
+
+def test_numbers_of_phases_that_are_left_out_need_not_be_shared(capsys):
+    assert run(["train", "--sft.steps", "0", "--sft.batch", "5", "--prompts", "8", "--processes", "3"]) == 2
+    assert "prompts = 8 cannot be shared by 3 processes; use 9, or 2 processes." in capsys.readouterr().err
+    assert precheck.shared(resolve("tiny", None, {"sft.steps": "0"}, Catalogue.installed())).keys() == {"prompts"}
+    assert precheck.shared(resolve("tiny", None, {"steps": "0"}, Catalogue.installed())).keys() == {"[sft] batch"}
 
 
 def test_a_lost_connection_is_told_from_other_errors():

@@ -129,7 +129,20 @@ def test_a_name_is_free_again_where_the_process_was_killed_at_once(tmp_path):
     (tmp_path / "early").mkdir()
     (tmp_path / "early" / "origins.json").write_text("{}")
     (tmp_path / "early" / "run.toml.new").write_text("na")
+    (tmp_path / "early" / ".lock").touch()
     assert runs.claim(tmp_path, "early", explicit=True) == tmp_path / "early"
+
+
+def test_a_run_that_still_trains_is_not_touched(copy, capsys):
+    """Its environment.json names the job by which a launcher that starts processes anew finds it."""
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with runs.holding(copy):
+        assert resume(copy, "--steps", "9") == 2
+    assert "is being trained by another process" in capsys.readouterr().err
+    (copy / ".lock").unlink(missing_ok=True)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
@@ -189,6 +202,16 @@ with Signals(50, "Go on so.").heard():
     assert ended.returncode == 130
     assert ended.stdout == "still here\n"
     assert ended.stderr.splitlines()[-1] == "stopped at once. Go on so."
+
+
+def test_a_process_that_waited_for_one_that_stopped_at_once_stops_too():
+    """Its own second signal may be an echo, or meet it in a collective."""
+    ended = signalled("""
+with Signals(50, "Go on so.").heard():
+    os.kill(me, signal.SIGTERM)
+    raise RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+""")
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (143, "stopped at once. Go on so.")
 
 
 def test_a_run_that_ends_in_time_is_left_alone_and_other_threads_too():
