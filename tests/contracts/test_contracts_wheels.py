@@ -159,7 +159,10 @@ def test_wheels_install_and_compile_on_newer_pythons(version: str, wheels: dict[
     """Without what they need: torch has no build for these at every place."""
     python = tmp_path / "venv" / "bin" / "python"
     made = subprocess.run(
-        [UV, "venv", "--quiet", "--offline", "--python", version, tmp_path / "venv"], capture_output=True, text=True
+        [UV, "venv", "--quiet", "--offline", "--python", version, tmp_path / "venv"],
+        env=os.environ | {"PYENV_VERSION": version},  # where it is installed by pyenv, its shim would only complain
+        capture_output=True,
+        text=True,
     )
     if made.returncode:
         pytest.skip(f"no Python {version} at hand: {made.stderr.strip().splitlines()[0]}")
