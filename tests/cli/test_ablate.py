@@ -353,3 +353,15 @@ def test_a_plot_stands_over_the_axis_or_over_the_steps(tmp_path: Path) -> None:
     assert over_steps.count("<polyline") == 3
     assert ">share</text>" in over_axis
     assert comparison.drawing(Study(name="s", arms=arms), {arm.label: {} for arm in arms}) is None
+
+
+def test_a_plot_that_could_not_be_drawn_is_not_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from igpo_cli.commands.ablate import show
+
+    study = Study(name="s", arms=(Arm(label="a"),), plot="hint/kl", metrics=("reward/mean",))
+    done = {"a": {1: made(tmp_path / "a1", [0.5] * 6, 0.5)}}
+    assert comparison.drawing(study, done) is None
+    show(comparison.results(study, done), tmp_path)
+    out, err = capsys.readouterr()
+    assert "plot.svg" not in out
+    assert err == "note: no run has measured hint/kl yet, by which arms lead and which the plot shows\n"

@@ -1,4 +1,5 @@
-"""The built site as a reader meets it, served and looked at in a browser: nothing is wider than a phone or breaks."""
+"""The built site as a reader meets it, served and looked at in a browser: nothing is wider than a phone or breaks,
+and commands are copied without their prompts."""
 
 from __future__ import annotations
 
@@ -47,6 +48,13 @@ const out = (d, w, width) => [...d.querySelectorAll("body *")].filter((node) => 
   }
   return true;
 }).map((node) => node.tagName + "." + node.className);
+// What the button would copy of commands, where a prompt is among it.
+const prompted = (d) => [...d.querySelectorAll(".highlight code")].map((node) => {
+  node.setAttribute("data-md-copying", "");
+  const text = node.innerText;
+  node.removeAttribute("data-md-copying");
+  return text;
+}).filter((text) => /^\\$ /m.test(text));
 onload = async () => {
   for (const page of pages) {
     f.style.width = "400px";
@@ -58,9 +66,9 @@ onload = async () => {
       const shown = d.documentElement.scrollWidth;
       const foreign = w.performance.getEntriesByType("resource").map((one) => one.name)
         .filter((name) => !name.startsWith(location.origin) && !name.startsWith("data:"));
-      const titles = d.querySelectorAll("h1").length;
-      if (shown > width || out(d, w, width).length || foreign.length || titles != 1)
-        seen.push([page, width, shown, titles, out(d, w, width).slice(0, 3), foreign]);
+      const titles = d.querySelectorAll("h1").length, prompts = prompted(d);
+      if (shown > width || out(d, w, width).length || foreign.length || prompts.length || titles != 1)
+        seen.push([page, width, shown, titles, out(d, w, width).slice(0, 3), foreign, prompts]);
     }
   }
   fetch("/found", { method: "POST", body: JSON.stringify({ pages: pages.length, seen }) });
@@ -126,9 +134,11 @@ def test_what_does_not_fit_would_be_found(tmp_path: Path) -> None:
     (folder / "hidden.html").write_text(f"{head.replace('margin:0', 'margin:0;overflow-x:hidden')}{wide}")
     (folder / "loud.html").write_text(f"{head}<script>nothing.here()</script>")
     (folder / "wide.html").write_text(f"{head}{wide}")
+    (folder / "prompt.html").write_text(f"{head}<div class=highlight><code>$ ls</code></div>")
     found, said = look(folder, tmp_path / "profile")
     seen = {(page, width): shown for page, width, shown, *_ in found["seen"]}
-    assert set(seen) == {("hidden.html", 400), ("wide.html", 400)}
+    prompt = {("prompt.html", 400), ("prompt.html", 1280)}
+    assert set(seen) == {("hidden.html", 400), ("wide.html", 400), *prompt}
     assert seen["wide.html", 400] == 900
     assert len(said) == 1
     assert "nothing is not defined" in said[0]

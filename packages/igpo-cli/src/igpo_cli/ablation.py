@@ -256,6 +256,9 @@ def write(study: Study, jobs: Sequence[Job], folder: Path, arguments: Sequence[s
     runs.write_json(folder / "manifest.json", manifest)
     runs.write_json(folder / "results.json", found)
     (folder / "table.md").write_text(comparison.markdown(found), encoding="utf-8")
+    plot = folder / "plot.svg"
     if (picture := comparison.drawing(study, done)) is not None:
-        (folder / "plot.svg").write_text(picture, encoding="utf-8")
+        plot.write_text(picture, encoding="utf-8")
+    else:
+        plot.unlink(missing_ok=True)  # that of runs that are no longer among them
     return found

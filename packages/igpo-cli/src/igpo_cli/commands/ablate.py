@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from igpo_cli.commands import App, Reading, Varied, config_command
-from igpo_cli.errors import RunError, UsageError, configuring
+from igpo_cli.errors import RunError, UsageError, configuring, note
 from igpo_cli.launch import Accelerate, Processes
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def show(found: Mapping[str, Any], folder: Path) -> None:
         table.Column(title, right=number > 0, style="" if number else "bold") for number, title in enumerate(titles)
     ]
     table.show(columns, rows)
-    print(
-        f"\n{folder}: table.md, plot.svg, results.json, and the runs (igpo report {shlex.quote(str(folder))}/RUN ...)"
-    )
+    if not any(found["main"] in row["metrics"] for row in found["arms"]):
+        note(f"no run has measured {found['main']} yet, by which arms lead and which the plot shows")
+    files = [name for name in ("table.md", "plot.svg", "results.json") if (folder / name).is_file()]
+    print(f"\n{folder}: {', '.join(files)}, and the runs (igpo report {shlex.quote(str(folder))}/RUN ...)")
