@@ -585,7 +585,7 @@ def test_every_estimator_works_with_every_loss_that_can_use_its_level(estimator,
 
 @pytest.mark.parametrize("estimator", PLANS)
 def test_the_ratio_of_the_first_update_is_exactly_one(estimator):
-    """Trap 8. In float32, with micro-batches of other shapes than the old pass has."""
+    """Trap 8. In float32, in micro-batches, from a policy that comes in training mode."""
     policy = TinyDenoiser(dropout=0.3).train()
     batch = hinted_batch()
     rl = algorithm(estimator=estimator, score_rows=3, updates=2, filter=KeepAll())
@@ -643,6 +643,24 @@ def test_tokens_that_no_copy_masks_count_in_a_score_of_the_whole_row():
     assert unscored.any()
     assert (mask | rows.given | ~rows.valid).all()
     assert not (unscored & rows.given).any()  # a hint that is not scored in this view is no candidate of the filter
+
+
+def test_only_masked_tokens_count_where_each_has_a_score_of_its_own():
+    """Shown ones have no log-prob: in the mean they would only make the gradient smaller."""
+    seen = []
+
+    @frozen(kw_only=True)
+    class Spy(GRPO):
+        def __call__(self, logp, old, advantage, mask, ref, group, hint, totals):
+            seen.append((logp.detach(), mask))
+            return super().__call__(logp, old, advantage, mask, ref, group, hint, totals)
+
+    batch = hinted_batch()
+    learn(algorithm(estimator=RandomMask(low=0.2, high=0.5), loss=Spy(), filter=KeepAll(), updates=1), batch)
+    (logp, mask), *_ = seen
+    assert torch.equal(mask, logp != 0)
+    assert mask.any(1).all()
+    assert not mask[batch.valid[with_signal(batch)]].all()
 
 
 def test_mean_field_scores_a_group_with_one_forward():
