@@ -903,6 +903,8 @@ def test_errors_say_value_bound_and_remedy():
         algorithm().collect(
             Player(TinyDenoiser(), WIDTH, judge), endless(problems()), 0.0, 0, gather=lambda v: v.expand(3, -1)
         )
+    with pytest.raises(ValueError, match="problems is a list, which would give its first ones in every phase"):
+        algorithm().collect(Player(TinyDenoiser(), WIDTH, judge), problems(), 0.0, 0)
     with pytest.raises(ValueError, match="the problems ended after 2"):
         algorithm().collect(Player(TinyDenoiser(), WIDTH, judge), iter(problems()[:2]), 0.0, 0)
 

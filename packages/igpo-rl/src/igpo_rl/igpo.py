@@ -136,6 +136,11 @@ class IGPO:
         that ranks share its rows. `gather` stacks (n,) of each rank to (ranks, n). `memory` is kept between phases and
         is alike on all ranks. `retrace` is needed where hints come from own successes.
         """
+        if iter(problems) is not problems:
+            raise ValueError(
+                f"problems is a {type(problems).__name__}, which would give its first ones in every phase; pass an iterator "
+                "that goes on, such as itertools.cycle(problems)"
+            )
         memory = {} if memory is None else memory
         ranks = len(gather(torch.zeros(1)))
         if self.prompts % ranks:
