@@ -32,13 +32,13 @@ def imported(source: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"lazy.load", "importlib.import_module"}:
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"later.load", "importlib.import_module"}:
             names |= {word.value for word in node.args[:1] if isinstance(word, ast.Constant)}
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
 
 
 def test_imports_are_found_at_any_depth() -> None:
-    source = "import os, rich.live\ndef f():\n    from numpy import array\ntorch = lazy.load('torch')\n"
+    source = "import os, rich.live\ndef f():\n    from numpy import array\ntorch = later.load('torch')\n"
     assert imported(source) == {"rich", "numpy", "torch"}
 
 

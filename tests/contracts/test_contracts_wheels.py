@@ -169,4 +169,10 @@ def test_wheels_install_and_compile_on_newer_pythons(version: str, wheels: dict[
     command(UV, "pip", "install", "--quiet", "--no-deps", "--python", python, *wheels.values())
     (folder,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     command(python, "-W", "error", "-m", "compileall", "-q", "-f", *folder.glob("igpo_*"))
+    # As torch does; importlib's own lazy modules cannot be loaded so by these versions.
+    (tmp_path / "deletes.py").write_text("import sys\n_one = 1\ndelattr(sys.modules[__name__], '_one')\ntwo = 2\n")
+    script = (
+        f"import sys; sys.path += [{str(folder / 'igpo_rl')!r}, '.']; import later; assert later.load('deletes').two"
+    )
+    command(python, "-P", "-c", script, cwd=tmp_path)
     assert len(list(folder.rglob("igpo_*/**/*.pyc"))) > 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve
 
 from igpo_cli.errors import UsageError, configuring
@@ -14,7 +13,7 @@ from igpo_cli.launch import ranks
 from igpo_cli.play import Player
 from igpo_cli.problems import ProblemSet
 from igpo_cli.tasks import task_name, tasks_of
-from igpo_rl import IGPO, LeftToRight, NoInjection, Resample, Trajectory
+from igpo_rl import IGPO, LeftToRight, NoInjection, Resample, Trajectory, later
 from igpo_rl.memory import Room
 from igpo_sampling import Loaded
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from igpo_cli.config import Config
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def device_of(config: Config) -> str:

@@ -10,13 +10,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve
 
 from igpo_cli.assemble import load_model, trained_model
 from igpo_cli.errors import UsageError, configuring
 from igpo_cli.lora import adapt, add_adapters, merge
 from igpo_cli.settings import LoRA
+from igpo_rl import later
 from igpo_sampling import Loaded
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from igpo_cli.config import Config
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def labels(config: Config, paths: list[str]) -> dict[str, str | None]:

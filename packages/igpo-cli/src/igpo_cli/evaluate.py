@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import frozen
 
 from igpo_cli import launch
 from igpo_cli.runs import replace
-from igpo_rl import derive
+from igpo_rl import derive, later
 from igpo_rl.summary import pass_at_k
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from igpo_cli.problems import ProblemSet
     from igpo_rl import Problem
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Row = dict[str, Any]
 Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval

@@ -17,17 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import lazy_loader as lazy
 import typer
 
 from igpo_cli.config import shipped
 from igpo_cli.errors import RunError, StopError, UsageError
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 T = TypeVar("T")
 

@@ -13,13 +13,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import frozen
 
 from igpo_cli.assemble import device_of
 from igpo_cli.config import SHARED
 from igpo_cli.errors import UsageError
 from igpo_cli.tracking import read_lines
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
     from igpo_cli.problems import ProblemSet
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 @frozen(kw_only=True)

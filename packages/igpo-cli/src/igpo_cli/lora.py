@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from igpo_cli.settings import LoRA
     from igpo_sampling import Loaded
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def adapt(loaded: Loaded, options: LoRA, seed: int) -> tuple[Module, int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import asdict, frozen
 
 from igpo_cli import table
@@ -31,7 +30,7 @@ from igpo_cli.tasks import task_name, tasks_of
 from igpo_cli.tracking import read_metrics
 from igpo_cli.training import needs_copy
 from igpo_data import Task
-from igpo_rl import Problem
+from igpo_rl import Problem, later
 from igpo_rl.cost import Count, Figures
 from igpo_rl.scores import most_logits
 from igpo_sampling import Loaded
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
     from igpo_rl import IGPO
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 STUCK = (0.0, 0.5, 1.0)
 """Shares of stuck groups that inpainting is counted for."""

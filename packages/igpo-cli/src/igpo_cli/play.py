@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve, field, frozen
 
 from igpo_data import Task, Verdict, Verifier, verify
-from igpo_rl import Problem, Rollouts
+from igpo_rl import Problem, Rollouts, later
 from igpo_rl.memory import Room, Work
 from igpo_rl.splice import stack
 from igpo_sampling import Canvas, Loaded, Sample
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def until_eos(completion: Tensor, eos_id: int) -> Tensor:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import frozen
 
 from igpo_cli.errors import UsageError
 from igpo_cli.pieces import decoder, pieces
 from igpo_data import Task, locate_answers
-from igpo_rl import Problem, problem_from_text
+from igpo_rl import Problem, later, problem_from_text
 from igpo_rl.problems import value_spans
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from igpo_cli.settings import Prompt
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:

@@ -13,13 +13,12 @@ from functools import reduce
 from threading import Barrier, BrokenBarrierError
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import define, evolve, field, fields_dict, frozen
 
 from igpo_cli.assemble import player_of
 from igpo_cli.problems import ProblemSet
 from igpo_data import Task, Verdict
-from igpo_rl import Problem
+from igpo_rl import Problem, later
 from igpo_rl.cost import Count
 from igpo_rl.exchange import Exchange
 from igpo_rl.memory import Room
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from igpo_rl import IGPO, Rollouts
     from igpo_rl.records import Play
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 WORD = "word"
 """What a stand-in for the model reads and writes."""

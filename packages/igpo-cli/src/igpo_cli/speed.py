@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve, frozen
 
 from igpo_cli.problems import ProblemSet
 from igpo_cli.rehearsal import Counted, by_gradient, first_examples
 from igpo_cli.training import recompute_layers
+from igpo_rl import later
 from igpo_rl.cost import Count, Figures
 from igpo_rl.sft import noise, sft_loss
 from igpo_sampling import Canvas, Loaded
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from igpo_cli.config import Config
     from igpo_rl import IGPO, Rollouts
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 PATIENCE = 1.0
 """Seconds of real forwards after which a measurement of speed ends."""

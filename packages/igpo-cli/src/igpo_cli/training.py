@@ -14,7 +14,6 @@ from pathlib import Path
 from signal import Signals as Sign
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import define, evolve, field
 
 from igpo_cli import errors, launch, runs
@@ -42,7 +41,7 @@ from igpo_cli.tasks import task_name, tasks_of, verifier_of
 from igpo_cli.trackers import Trackers
 from igpo_cli.trackers import require as require_trackers
 from igpo_cli.tracking import Tracker, overall, read_metrics, rollout_rows
-from igpo_rl import fsdp
+from igpo_rl import fsdp, later
 from igpo_rl.checkpoint import Saved, aside
 from igpo_rl.exchange import Exchange
 from igpo_rl.igpo import identity
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from igpo_cli.problems import ProblemSet
     from igpo_rl import IGPO, Problem, Rollouts
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def run(config: Config, *, resume: Path | None = None) -> Path:

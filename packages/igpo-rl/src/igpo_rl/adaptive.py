@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.chunkers import Span
 from igpo_rl.injections import SHARE, Memory, show_each
 from igpo_rl.records import Problem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 SLOPE = 0.05  # shares over which a problem's chance of a rescue turns from low to high
 RUN_SLOPE = 0.15  # the same for the run: over many problems the chance rises more slowly than over one

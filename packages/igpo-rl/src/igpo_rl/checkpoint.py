@@ -16,13 +16,14 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
+
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 STATE, MARKER = "state.pt", "complete"
 

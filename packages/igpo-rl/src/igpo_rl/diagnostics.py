@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from igpo_rl import later
 from igpo_rl.records import Denoiser, Rollouts
 from igpo_rl.scores import most_logits
 from igpo_rl.views import attended
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Gather = Callable[["Tensor"], "Tensor"]
 

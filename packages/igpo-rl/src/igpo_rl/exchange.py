@@ -11,9 +11,9 @@ from functools import reduce
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve, frozen
 
+from igpo_rl import later
 from igpo_rl.records import Play, Problem, Rollouts
 from igpo_rl.splice import stack
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 @frozen

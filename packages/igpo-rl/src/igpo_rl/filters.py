@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
+
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 class EntropyFilter(Protocol):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import frozen
 
+from igpo_rl import later
 from igpo_rl.shards import whole
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def prepare(accelerator: Accelerator, module: Module) -> Module:

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
-
+from igpo_rl import later
 from igpo_rl.chunkers import Span
 from igpo_rl.records import Loss, Problem
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 FAR = 5.0
 """Nats: a log-ratio beyond which a policy is another than the one that sampled."""

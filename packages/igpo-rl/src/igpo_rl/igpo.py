@@ -14,9 +14,9 @@ from random import Random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-import lazy_loader as lazy
 from attrs import evolve, field, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.advantages import advantages, has_signal
 from igpo_rl.chunkers import Chunker, RandomLength
 from igpo_rl.diagnostics import GradientParts, estimate_variance, hint_divergence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 T = TypeVar("T")
 Measure = Literal["gradient", "hint-kl"]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.chunkers import Span
 from igpo_rl.records import Problem
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Memory = dict[str, Any]
 """Plain values only: it is written to checkpoints."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.records import Loss, Totals
 from igpo_rl.views import Level
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 KL = Literal["k1", "k2", "k3"]
 

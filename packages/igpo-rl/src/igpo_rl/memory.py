@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import Factory, define, field, frozen
+
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def warn(message: str) -> None:

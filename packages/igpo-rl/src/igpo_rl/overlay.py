@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 from attrs import frozen
 
+from igpo_rl import later
 from igpo_rl.chunkers import Chunker, RandomLength, Span, true_runs
 from igpo_rl.guards import check_chunks, check_table, naming
 from igpo_rl.injections import Injection, Memory, UniformChunks
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 BLANK = -1
 MARGIN, SHORTEST_TAIL, WIDEST_GAP, LARGEST_SCALE = 30, 5, 100, 1.5  # of the public code of IGPO, in tokens

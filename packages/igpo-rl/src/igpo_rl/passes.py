@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 from attrs import evolve, frozen
 
+from igpo_rl import later
 from igpo_rl.memory import Room, Work
 from igpo_rl.records import Denoiser, Rollouts, Totals, View
 from igpo_rl.scores import token_scores
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 @frozen(eq=False)

@@ -11,15 +11,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from igpo_rl import later
 from igpo_rl.records import Problem
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Span = tuple[int, int]
 """Half-open."""

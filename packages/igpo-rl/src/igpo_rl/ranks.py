@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def gather_values(values: Sequence[Any], gather: Callable[[Tensor], Tensor]) -> list[list[Any]]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import lazy_loader as lazy
 from attrs import Factory, evolve, field, fields, frozen
+
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 class Denoiser(Protocol):

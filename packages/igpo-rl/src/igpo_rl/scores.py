@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 from attrs import frozen
 
+from igpo_rl import later
 from igpo_rl.records import Denoiser, View
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 LEAST_ROWS = 16
 """Matrix products with fewer rows take other code paths and change bits."""

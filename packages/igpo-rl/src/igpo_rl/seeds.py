@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
+from igpo_rl import later
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 # The constants of splitmix64 (Steele, Lea, Flood 2014) as signed 64-bit integers; products wrap around.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

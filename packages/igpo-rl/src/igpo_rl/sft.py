@@ -11,9 +11,9 @@ from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-import lazy_loader as lazy
 from attrs import field, fields, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.records import Denoiser, Loss, View
 from igpo_rl.scores import token_scores
 from igpo_rl.seeds import derive, permutation_stream, uniforms
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 LEAST_MASKED = 1e-3
 """epsilon in p = (1 - epsilon) t + epsilon."""

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import lazy_loader as lazy
 from attrs import evolve
 
+from igpo_rl import later
 from igpo_rl.records import Rollouts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 def find_stuck(rollouts: Rollouts, group: int) -> Tensor:

@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
-
+from igpo_rl import later
 from igpo_rl.records import Rollouts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 NOTES = ("no-answer", "unverifiable", "timeout", "error", "memory", "too-long")
 # What a verdict may say besides its reward; a word of a verifier's own is not counted.

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
-import lazy_loader as lazy
 from attrs import evolve
 
+from igpo_rl import later
 from igpo_rl.chunkers import Chunker
 from igpo_rl.filters import EntropyFilter
 from igpo_rl.injections import Injection, Memory, Observer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 MASK_ID = 9
 PLAIN = (str, int, float, bool, type(None))

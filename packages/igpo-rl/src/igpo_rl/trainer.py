@@ -13,10 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-import lazy_loader as lazy
 from attrs import define, evolve, field, frozen, validators
 
-from igpo_rl import guards
+from igpo_rl import guards, later
 from igpo_rl.checkpoint import Checkpoints, Saved
 from igpo_rl.igpo import IGPO, Retrace, identity
 from igpo_rl.injections import Memory
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Metrics = Mapping[str, float]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import lazy_loader as lazy
 from attrs import evolve
 
+from igpo_rl import later
 from igpo_rl.records import Rollouts, View
 from igpo_rl.seeds import uniforms
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 Level = Literal["token", "sequence"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import lazy_loader as lazy
 from attrs import field, frozen, validators
 
+from igpo_rl import later
 from igpo_rl.records import Rollouts, View
 from igpo_rl.seeds import uniforms
 from igpo_rl.views import Level, plan, random_ranks
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = lazy.load("torch")
+    torch = later.load("torch")
 
 
 @frozen(kw_only=True)
