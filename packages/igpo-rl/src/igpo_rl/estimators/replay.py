@@ -23,9 +23,9 @@ else:
 class Trajectory:
     """The order in which the sampler wrote the row, some steps at a time (TraceRL, arXiv 2509.06949).
 
-    At steps = 1 these are the conditionals that the row was drawn from, so their sum is the log-prob of its tokens given
-    the order; with more steps, tokens of one group do not see each other. One forward a group. A hint is
-    masked until the group of the nearest written token (of two, the one before it) and scored there.
+    At steps = 1 these are the conditionals, at temperature 1, that a row without hints was drawn from, so their sum is the
+    log-prob of its tokens given the order; with more steps, tokens of one group do not see each other. One forward a
+    group. A hint is masked until the group of the nearest written token (of two, the one before it) and scored there.
     """
 
     steps: int = field(default=8, validator=validators.ge(1))
