@@ -51,6 +51,11 @@ def test_a_permutation_stream_continues_where_it_was_left(count, start):
     assert sorted(straight[:count]) == list(range(count))[: len(straight)]
 
 
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    first, second = (list(islice(permutation_stream(20, seed), 60)) for seed in (3, 4))
+    assert len({tuple(order[at : at + 20]) for order in (first, second) for at in (0, 20, 40)}) == 6
+
+
 def test_no_problems_is_an_error_not_an_endless_loop():
     with pytest.raises(ValueError, match="count = 0"):
         next(permutation_stream(0, 1))
