@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -332,7 +333,13 @@ def test_a_plan_of_a_run_shows_what_was_measured(tmp_path, capsys):
         assert made["measured"]["memory at most"] > made["peak"]
         assert made["steps"] == {"sft": 1, "igpo": 2}
     assert run(["train", str(tmp_path / "it" / "run.toml"), "--dry-run"]) == 0
-    assert "measured in this run" in capsys.readouterr().out
+    told = [re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    titles = told.index(["this run", "planned", "measured"])
+    named, planned, measured = zip(*told[titles + 1 : titles + 6], strict=True)
+    assert named[:4] == ("sft learning", "igpo rollout", "igpo inpainting", "igpo learning")
+    assert named[4] == "memory at most (all of the process)"
+    assert planned[0] == next(line for line in told if line[0] == "sft: update")[-1]
+    assert measured[4].endswith("MiB")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -47,6 +47,8 @@ def both_phases(path: str, once: bool | None, name: str) -> None:
     policy = policy if once is None else shard(policy)
     rollouts = fsdp.Rollouts.of(policy, gather, once)
     assert rollouts.once is bool(once)
+    assert once is None or fsdp.Rollouts.of(policy, gather).once  # a CPU is taken to have room
+    room = 0 if once is None else fsdp.needed(policy)
     forwards, logged, plays = [], [], []
     policy.register_forward_pre_hook(lambda *_: forwards.append(1))
 
@@ -101,7 +103,7 @@ def both_phases(path: str, once: bool | None, name: str) -> None:
     )
     fsdp.dissolve(policy, wanted=accelerator.is_main_process)
     weights = {name: weight.detach() for name, weight in policy.named_parameters()}
-    torch.save((weights, logged, plays), f"{path}/{name}-{accelerator.process_index}")
+    torch.save((weights, logged, plays, room), f"{path}/{name}-{accelerator.process_index}")
 
 
 def everyone(value):
@@ -133,17 +135,19 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("once", [True, False])
 def test_shards_on_two_processes_train_like_one(runs, once):
-    weights, logged, _ = torch.load(runs / "one-0")
+    weights, logged, *_ = torch.load(runs / "one-0")
     sharded = [torch.load(runs / f"once-{once}-{rank}") for rank in (0, 1)]
     assert max(float((weight - sharded[0][0][name]).abs().max()) for name, weight in weights.items()) < 1e-9
     assert {weight.device.type for weight in sharded[1][0].values()} == {"meta"}
-    for _, other, _ in sharded:
+    for _, other, *_ in sharded:
         for (step, phase, metrics), (other_step, other_phase, others) in zip(logged, other, strict=True):
             assert (step, phase) == (other_step, other_phase)
             ours, theirs = ({k: v for k, v in each.items() if not k.startswith("time/")} for each in (metrics, others))
             assert theirs == pytest.approx(ours, abs=1e-9)
     assert max(abs(metrics.get("policy/loss", 0.0)) for _, _, metrics in logged) > 1e-5
-    (first, second) = (plays for _, _, plays in sharded)
+    size = sum(weight.nbytes for weight in weights.values())
+    assert sum(room for *_, room in sharded) == 2 * 2 * size + 3 * size
+    (first, second) = (plays for _, _, plays, _ in sharded)
     if once:  # each rank runs what it needs; the ranks differ
         assert all(rows == ran for rows, ran in first + second)
         assert [rows for rows, _ in first] != [rows for rows, _ in second]

@@ -470,12 +470,32 @@ def show(made: Plan) -> None:
     if made.measured:
         print()
         table.show(
-            [table.Column("measured in this run", style="bold"), table.Column("", right=True)],
-            [[name, (bytes_of if name == MEMORY else span)(value)] for name, value in made.measured.items()],
+            [
+                table.Column("this run", style="bold"),
+                table.Column("planned", right=True),
+                table.Column("measured", right=True),
+            ],
+            beside(made),
         )
     print()
     for note in (*made.notes, f"time: {how_timed(made)}"):
         print(f"note: {note}")
+
+
+def beside(made: Plan) -> list[list[str]]:
+    """What was measured, each beside what is planned; of inpainting what it takes at most."""
+    parts = {"rollout": ["rollout"], "inpainting": ["inpainting"], "learning": ["old", "reference", "update"]}
+    rows = []
+    for name, value in made.measured.items():
+        if name == MEMORY:
+            whole = " (all of the process)" if made.device == "cpu" else ""
+            rows.append([name + whole, bytes_of(made.peak), bytes_of(value)])
+            continue
+        phase, _, part = name.partition(" ")
+        of_part = [one for one in made.work if one.phase == phase and one.part in parts[part]]
+        most = {one.part: max(other.seconds for other in of_part if other.part == one.part) for one in of_part}
+        rows.append([name, span(sum(most.values())), span(value)])
+    return rows
 
 
 def how_timed(made: Plan) -> str:

@@ -131,15 +131,20 @@ class InStep:
 
 
 def has_room(module: Any) -> bool:
-    """Whether all weights, and as much again for activations, fit beside gradients and moments. A CPU is taken to have room."""
+    """Whether what gathering takes is free. A CPU is taken to have room."""
     device = next(module.parameters()).device
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return needed(module) < free + cached
+
+
+def needed(module: Any) -> int:
+    """Bytes: all weights and as much again for activations, beside this rank's share of gradients and two moments."""
     size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
     states = 3 * sum(w.to_local().numel() * w.element_size() for w in module.parameters() if w.requires_grad)
-    return int(2 * size + states) < free + cached
+    return int(2 * size + states)
 
 
 def dissolve(module: Module, *, wanted: bool) -> None:
