@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igpo_sampling.noise import PART, draw, largest, uniform
+from igpo_sampling import noise
+from igpo_sampling.noise import PART, draw, largest, narrowed, uniform
 
 
 def surprise(counts: torch.Tensor, shares: torch.Tensor) -> float:
@@ -99,6 +100,27 @@ def test_largest_is_argmax_and_the_first_of_equal_ones(data):
     first = [next((i for i, x in enumerate(row) if x != x), row.index(max(row))) for row in logits.tolist()]
     assert largest(logits).tolist() == first
     assert largest(logits[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("likely", [1, 3, 1024])
+def test_a_narrowed_distribution_is_that_of_a_stable_sort(likely, monkeypatch):
+    """With ties, forbidden tokens, and nuclei that are wider than where they are looked for first."""
+    monkeypatch.setattr(noise, "LIKELY", likely)
+    generator = torch.Generator().manual_seed(likely)
+    sizes = []
+    for case in range(200):
+        vocab = 1 + case % 12
+        logits = torch.randint(-2, 3, (4, vocab), generator=generator).float()
+        logits = logits.where(torch.rand(4, vocab, generator=generator) < 0.8, -torch.inf)
+        logits[:, case % vocab] = 0.0
+        top_p, top_k = (0.05, 0.5, 0.9, 1.0)[case % 4], (None, 1, 3, 20)[case // 4 % 4]
+        order = logits.sort(dim=1, descending=True, stable=True)
+        before = order.values.softmax(1).cumsum(1) - order.values.softmax(1)
+        kept = (before < top_p) & (torch.arange(vocab) < (top_k or vocab))
+        expected = torch.full_like(logits, -torch.inf).scatter(1, order.indices, order.values.where(kept, -torch.inf))
+        assert torch.equal(narrowed(logits, 1.0, top_p, top_k), expected)
+        sizes.append(int(kept.sum(1).max()))
+    assert max(sizes) > 3
 
 
 def test_draw_is_the_inverse_of_the_cumulative_sum():

@@ -12,6 +12,8 @@ from torch import Tensor
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 PART = 512
 """Tokens per part in `draw` and `largest`: about the square root of a large vocabulary."""
+LIKELY = 1024
+"""Tokens among which a nucleus is looked for first."""
 TOKEN, CONFIDENCE, ORDER = 0, 1, 2
 """Streams of the denoising loop; any other number is free for a sampler's own."""
 
@@ -33,12 +35,21 @@ def narrowed(logits: Tensor, temperature: float, top_p: float, top_k: int | None
 
     Nucleus sampling (1904.09751) first, as in Dream; of equal logits the lower token is kept.
     """
-    values, tokens = (logits / temperature).sort(dim=1, descending=True, stable=True)
-    share = values.softmax(1)
-    kept = share.cumsum(1) - share < top_p  # what stands before it does not hold enough
-    kept[:, logits.shape[1] if top_k is None else top_k :] = False
-    kept[:, 0] = True
-    return torch.full_like(logits, -torch.inf).scatter(1, tokens, values.where(kept, -torch.inf))
+    scaled = logits / temperature
+    total = scaled.logsumexp(1, keepdim=True)
+    most = min(top_k or scaled.shape[1], scaled.shape[1])
+    for limit in (min(LIKELY, most), most):  # sorting the whole vocabulary is dear, and seldom needed
+        values = scaled.topk(limit, 1).values
+        share = (values - total).exp()
+        count = (
+            (share.cumsum(1) - share < top_p).sum(1, keepdim=True).clamp(min=1)
+        )  # what stands before holds too little
+        if limit == most or not (count == limit).any():
+            break
+    least = values.gather(1, count - 1)
+    above, equal = scaled > least, scaled == least
+    kept = above | equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True))
+    return scaled.where(kept, -torch.inf)
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0) -> Tensor:
