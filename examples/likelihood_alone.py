@@ -9,12 +9,20 @@ from __future__ import annotations
 from itertools import islice
 
 import torch
-from attrs import evolve
 from sorting import MASK, Model, player, problems
 
-from igpo_rl import GRPO, LikelihoodEstimator, PolicyLoss, RandomMask, Totals, derive, token_scores
-from igpo_rl.advantages import advantages
-from igpo_rl.views import by_row, scored_by_row
+from igpo_rl import (
+    GRPO,
+    LikelihoodEstimator,
+    PolicyLoss,
+    RandomMask,
+    Totals,
+    advantages,
+    by_row,
+    derive,
+    scored_by_row,
+    token_scores,
+)
 
 GROUP = 8
 
@@ -27,8 +35,7 @@ def main(estimator: LikelihoodEstimator, loss: PolicyLoss, steps: int = 60) -> l
     for step in range(steps):
         rows = [problem for problem in islice(source, 8) for _ in range(GROUP)]
         seeds = torch.tensor([derive("sample", step, place) for place in range(len(rows))])
-        group = torch.arange(len(rows)) // GROUP
-        batch = evolve(player(model)(rows, None, seeds), group=group)
+        batch = player(model)(rows, None, seeds)
         reward = (batch.completion == batch.prompt.sort(1).values).float().mean(1)
         advantage = advantages(reward, GROUP)
 
@@ -44,7 +51,7 @@ def main(estimator: LikelihoodEstimator, loss: PolicyLoss, steps: int = 60) -> l
                 advantage,
                 scored,
                 None,  # no reference policy
-                group,
+                torch.arange(len(rows)) // GROUP,
                 torch.zeros_like(scored),  # no hints
                 totals,
             )

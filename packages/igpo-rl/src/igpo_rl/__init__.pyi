@@ -63,3 +63,5 @@ from .trainer import Updater as Updater
 from .trainer import train as train
 from .trainer import train_sft as train_sft
 from .views import LikelihoodEstimator as LikelihoodEstimator
+from .views import by_row as by_row
+from .views import scored_by_row as scored_by_row
