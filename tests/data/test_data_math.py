@@ -90,6 +90,12 @@ def test_numeric_compares_within_a_tolerance() -> None:
         right,
         ["\\boxed{4.6e33}", "\\boxed{-4.5e33}", "\\boxed{4.5e32}", "\\boxed{x}", "4.5e33"],
     )
+    near, hundred = (
+        Numeric(tolerance=0.3),
+        Task(key="z", prompt="", answer="100"),
+    )  # 0.3 is 3/10, not the float below it
+    stated = ("69.9", "70", "130", "130.1", "-100")
+    assert [near(f"\\boxed{{{number}}}", hundred).correct for number in stated] == [False, True, True, False, False]
     assert not Numeric()("\\boxed{0.0001}", Task(key="z", prompt="", answer="0")).correct
     assert Numeric(tolerance=0.01)("\\boxed{50.1\\%}", Task(key="z", prompt="", answer="0.5")).correct
     assert not Numeric(tolerance=0.01)("\\boxed{50 cm}", Task(key="z", prompt="", answer="50 m")).correct

@@ -88,6 +88,16 @@ def test_hints_open_stuck_groups():
     assert metrics["reward/spliced"] > metrics["reward/mean"]
 
 
+def test_rescued_are_the_stuck_groups_that_have_a_correct_row_in_the_end():
+    shares = []
+    for seed in range(6):
+        batch, _ = collect(algorithm(seed=seed))
+        stuck, right = batch.stuck.view(4, 4)[:, 0], batch.correct.view(4, 4).any(1)
+        assert batch.metrics["stuck/rescued"] == pytest.approx(float(right[stuck].double().mean()))
+        shares.append(batch.metrics["stuck/rescued"])
+    assert 0 < min(shares) < 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_group_with_a_correct_row_is_bit_identical_to_plain_grpo(seed):
     ours, _ = collect(algorithm(seed=seed))

@@ -31,5 +31,5 @@ class Numeric:
             numbers = [(gold.value, given.value)]
             if gold.percent != given.percent:
                 numbers.append((gold.share, given.share))
-            correct = any(abs(left - right) <= Fraction(self.tolerance) * abs(left) for left, right in numbers)
+            correct = any(abs(left - right) <= Fraction(str(self.tolerance)) * abs(left) for left, right in numbers)
         return Verdict(reward=float(correct), correct=correct, answer=stated)
