@@ -514,7 +514,7 @@ def test_replacement_stops_at_the_share():
         correct = rollouts.correct if overlay is not None else torch.zeros_like(rollouts.correct)
         return evolve(rollouts, correct=correct, reward=correct.float())
 
-    for replace, expected in ((0.0, 0), (0.5, 2), (0.75, 3), (1.0, 4)):
+    for replace, expected in ((0.0, 0), (0.29, 1), (0.5, 2), (0.7, 2), (0.75, 3), (1.0, 4)):
         batch = algorithm(replace=replace).collect(play, endless(problems()), 0.0, 0)
         assert batch.hinted.view(4, 4).sum(1).tolist() == [expected] * 4
 
