@@ -71,6 +71,8 @@ MISTAKES = {
     "run misspelt": (["eval", "frist"], "Did you mean 'first'?"),
     "no run to report": (["report", "frist"], "there is no run 'frist', here or in runs/. Did you mean 'first'?"),
     "no run to resume": (["train", "--resume", "runs/nope"], "runs/nope holds no run.toml, so it is no run to resume."),
+    "a file to resume": (["train", "bare.toml", "--resume", "first"], "--resume goes on with runs/first/run.toml, over which"),
+    "a run behind flags": (["eval", "--suite", "paper", "first"], "Put 'first' there, or write runs/first"),
     "runs in a file": (["train", "--folder", "a_file"], "--folder a_file: a_file is a file. Choose another folder"),
     "runs below a file": (["train", "--folder", "a_file/deeper"], "a_file is a file. Choose another folder"),
     "a folder for a file": (["config", "show", "folder.toml"], "folder.toml cannot be read: Is a directory"),
@@ -209,6 +211,7 @@ def test_models_of_the_hub(capsys, monkeypatch):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/log.txt"), "runs/x/log.txt: No space left on device. Make"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs"), "runs: Permission denied. Choose a place that"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"), "runs: Read-only file system. Choose a place that can be"),
+        (ConnectionError("Couldn't reach 'x'"), "the network failed: Couldn't reach 'x'"),
         (ModuleNotFoundError("No module named 'openai'", name="openai"), "this needs the package 'openai', which is not inst"),
     ],
 )  # fmt: skip

@@ -110,6 +110,8 @@ def report(error: BaseException, verbose: bool) -> int:
             message, code = f"{owner}: {error}" if owner else str(error), FAILED
         case OSError(filename=name, strerror=reason) if reason:
             message, code = f"{f'{name}: ' if name else ''}{reason}{REMEDIES.get(error.errno or 0, '')}", FAILED
+        case ConnectionError() if not owner:
+            message, code = f"the network failed: {error}", FAILED
         case ModuleNotFoundError(name=str(name)) if not owner and not name.startswith("igpo"):
             message, code = f"this needs the package '{name}', which is not installed. pip install {name}", FAILED
         case Exception() if hasattr(error, "format_message"):  # Typer's own, whose classes it keeps private

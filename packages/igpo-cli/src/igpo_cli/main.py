@@ -7,7 +7,6 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +56,7 @@ def run(argv: Sequence[str]) -> int:
     argv, rest = apart(argv)
     verbose = any(word in VERBOSE for word in argv)
     words = [canonical(word) for word in argv if word not in VERBOSE] or ["--help"]
-    words = of_runs(words)
-    words += resumed(words)
+    words = resumed(of_runs(words))
     try:
         code = build(words, rest, verbose)(args=words, prog_name="igpo", standalone_mode=False) or 0
         if code == errors.INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
@@ -105,11 +103,15 @@ def of_runs(words: list[str]) -> list[str]:
 
 
 def resumed(words: Sequence[str]) -> list[str]:
-    """A run is resumed with its own run.toml, so that --help and flags are those of its plug-ins."""
-    names = [name.removeprefix("--resume=") for name in words if name.startswith("--resume=")]
-    names += [after for word, after in pairwise(words) if word == "--resume"]
-    files = [Path(name) / "run.toml" for name in names[-1:]]
-    return [str(file) for file in files if file.is_file() and str(file) not in words]
+    """A run is resumed with its own run.toml, so that --help and flags are those of its plug-ins; its name in runs/ will do."""
+    known = [part for word in words for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    places = [at for at, word in enumerate(known[:-1], start=1) if word == "--resume"]
+    for at in places:
+        inside = Path("runs") / known[at]
+        known[at] = str(inside) if not Path(known[at]).exists() and inside.is_dir() else known[at]
+    file = Path(known[places[-1]]) / "run.toml" if places else Path()
+    another = any(word.endswith(".toml") for word in known)  # the command says what is wrong with it
+    return [*known, str(file)] if file.is_file() and not another else known
 
 
 def build(argv: Sequence[str], rest: Sequence[str] = (), verbose: bool = False) -> App:

@@ -180,6 +180,8 @@ def no_file(word: Path) -> str:
     from igpo_cli.history import runs_in
 
     meant = errors.close(word.name, known := [folder.name for folder in runs_in(Path("runs"))])
+    if word.name in known and str(word) == word.name:
+        return f"the name of a run stands right behind the command. Put '{word}' there, or write {Path('runs') / word}"
     if word.exists():
         return f"'{word}' is neither a run nor a TOML file, whose name ends in .toml"
     hint = f" Did you mean '{meant}'?" if meant else " igpo runs list shows the runs." if known else ""

@@ -50,7 +50,7 @@ def register(app: App) -> None:
         *,
         resume: Annotated[
             Path | None,
-            typer.Option(metavar="DIR", help="Go on with the run in this folder; flags go over its run.toml."),
+            typer.Option(metavar="RUN", help="Go on with a run, by folder or name; flags go over its run.toml."),
         ] = None,
         processes: Processes = None,
         accelerate: Accelerate = None,
@@ -63,6 +63,10 @@ def register(app: App) -> None:
         if resume is not None and not (resume / "run.toml").is_file():
             raise UsageError(
                 f"{resume} holds no run.toml, so it is no run to resume. Runs are in {config.run.folder}/."
+            )
+        if resume is not None and (config.file is None or config.file.resolve() != (resume / "run.toml").resolve()):
+            raise UsageError(
+                f"--resume goes on with {resume / 'run.toml'}, over which flags go. Leave {config.file} out, or --resume."
             )
         require_plan(dry_run, as_json)
         require_trainable(config, processes)
