@@ -1,7 +1,7 @@
 """Modules that are imported when they are first used: plug-in modules name torch, and listing plug-ins must not load it.
 
-Not importlib's LazyLoader (nor `lazy_loader.load`, which uses it): from Python 3.12.3 on a module that deletes one of its own
-names while it is loaded, as torch does, recurses there without end.
+Not importlib's LazyLoader (nor `lazy_loader.load`, which uses it): with newer Pythons, such as 3.13.0, a module that deletes one
+of its own names while it is loaded, as torch does, recurses there without end.
 """
 
 from __future__ import annotations
