@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from test_train import metrics, train
 
-from igpo_cli import runs
+from igpo_cli import runs, training
+from igpo_cli.config import resolve
 from igpo_cli.main import run
+from igpo_cli.plugins import Catalogue
+from igpo_cli.resuming import write_config
 from igpo_cli.tracking import Tracker, read_metrics
 from igpo_cli.training import Training
 
@@ -143,6 +146,20 @@ def test_a_run_that_still_trains_is_not_touched(copy, capsys):
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == {
         path: content for path, content in before.items() if path.name != ".lock"
     }
+
+
+def test_a_job_started_anew_goes_on_with_its_own_run_alone(whole, copy, monkeypatch):
+    """The name of a job may be that of an earlier one, of another run."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
+    monkeypatch.setattr(training.launch, "restarted", lambda: "17")
+    monkeypatch.setattr(training.launch, "_meeting_place", dict)  # nobody to meet
+    config = resolve(None, copy / "run.toml", {"folder": str(copy.parent)}, Catalogue.installed())
+    write_config(copy, config)
+    runs.note_environment(copy, job="17")
+    back_to(copy, "sft-4")
+    assert training.run(config) == copy
+    assert same(copy, whole)
+    assert training.run(config.replacing(steps=1)) == copy.parent / "whole"
 
 
 # Signals --------------------------------------------------------------------------------------------------------------

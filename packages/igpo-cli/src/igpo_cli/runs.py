@@ -99,12 +99,11 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def of_job(parent: Path, job: str | None) -> Path | None:
-    """The folder that a job's processes made before the launcher started them anew."""
-    if job is None:
-        return None
-    written = sorted(parent.glob("*/environment.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path.parent for path in written if json.loads(path.read_text()).get("job") == job), None)
+def of_job(parent: Path, job: str | None) -> Iterator[Path]:
+    """The folders of runs of a job of this name, newest first: names may be given again (`--rdzv_id 17`)."""
+    if job is not None:
+        written = sorted(parent.glob("*/environment.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        yield from (path.parent for path in written if json.loads(path.read_text()).get("job") == job)
 
 
 def environment(device: str) -> dict[str, object]:

@@ -34,7 +34,7 @@ from igpo_cli.lora import adapt, merge, save_adapters, without_adapters
 from igpo_cli.pieces import decoder
 from igpo_cli.precheck import shared
 from igpo_cli.problems import encode_pairs, nothing_to_learn, own_trace
-from igpo_cli.resuming import START, Resumption, checkpoints_of, remedy, told_best, write_config
+from igpo_cli.resuming import START, Resumption, changes, checkpoints_of, remedy, told_best, write_config
 from igpo_cli.screen import Screen, peak_memory
 from igpo_cli.signals import Signals
 from igpo_cli.tasks import task_name, tasks_of, verifier_of
@@ -66,7 +66,8 @@ def run(config: Config, *, resume: Path | None = None) -> Path:
     """Train as `config` says and return the run's folder; `resume` is the folder of a run to go on with."""
     require_trackers(config.run.trackers)
     launch.join(device_of(config))
-    folder = resume or runs.of_job(Path(config.run.folder), launch.restarted())
+    begun = (made for made in runs.of_job(Path(config.run.folder), launch.restarted()) if not changes(made, config))
+    folder = resume or next(begun, None)
     again = Resumption.find(folder, config) if folder is not None else None
     if again is not None and again.finished(config):
         errors.note(f"{folder} is finished: its model is in {again.folder / 'model'}. More --steps would go on.")
