@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -46,7 +48,23 @@ VERBOSE = ("-v", "--verbose")
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if launch.ranks() > 1:
+        leave(code)
+    sys.exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End one process of several, whose work is done, without taking the interpreter apart.
+
+    Threads of torch.distributed that are met half-way there end the process by SIGABRT now and then ("terminate called
+    without an active exception"), and so a job that had saved everything.
+    """
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
